@@ -1,0 +1,41 @@
+/* How a record (a list of extents) is read into one slab: aligned windows, adjacent extents
+ * merged, and where each piece ends up.
+ *
+ * A run is one contiguous aligned window of one file: [file_off, file_off + bytes), both multiples
+ * of the alignment, clipped to align_up(file size); it is read to slab + slab_off (a multiple of
+ * the alignment). Extents whose windows touch or overlap in the file, in the order given or not,
+ * share a run, so no byte is read twice. Piece i is at slab + piece[i].read_off after the reads and
+ * belongs at slab + piece[i].off, a multiple of CF_PIECE_ALIGN; cf_layout_settle moves those that
+ * lie elsewhere (memmove inside the slab; nothing to do for aligned files).
+ * Pure functions; no allocation. */
+#ifndef CF_STORAGE_LAYOUT_H
+#define CF_STORAGE_LAYOUT_H
+
+#include "storage/catalogue.h"
+
+enum { CF_PIECE_ALIGN = 16, CF_MAX_PIECES = 16 };
+
+typedef struct cf_run {
+    uint32_t file;
+    uint64_t file_off, bytes, slab_off;
+} cf_run;
+
+typedef struct cf_piece {
+    uint64_t read_off, off, bytes;
+} cf_piece;
+
+typedef struct cf_layout {
+    uint32_t n_runs, n_pieces;
+    uint64_t bytes; /* of the slab: a multiple of the alignment; enough before and after settling */
+    cf_run runs[CF_MAX_PIECES];
+    cf_piece pieces[CF_MAX_PIECES]; /* in the order of the extents */
+} cf_layout;
+
+/* n <= CF_MAX_PIECES extents, each of at least one byte; align a power of two >= 512. */
+void cf_layout_plan(cf_layout *out, const cf_extent *extents, uint32_t n, uint32_t align);
+
+/* True when a piece lies elsewhere than it belongs. */
+bool cf_layout_unsettled(const cf_layout *layout);
+void cf_layout_settle(const cf_layout *layout, uint8_t *slab);
+
+#endif

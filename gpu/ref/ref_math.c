@@ -1,0 +1,188 @@
+/* The inner loops of the reference: see ref_math.h. */
+#include "gpu/ref/ref_math.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "gpu/formats.h"
+#include "gpu/ref/ref_ops.h"
+#include "runtime/base/f16.h"
+
+enum { LANES = 16 };
+
+/* cf_f16_to_f32 without branches and in plain loops, so that it vectorises: the value as a
+ * subnormal and as a normal number are computed, one is kept. */
+static void f16_decode(const uint16_t *h, uint32_t n, float out[CF_REF_BLOCK])
+{
+    uint32_t bits[CF_REF_BLOCK];
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = (float)(int32_t)(h[i] & 0x7fff) * 0x1p-24f;
+    memcpy(bits, out, n * sizeof *bits);
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t rest = h[i] & 0x7fff;
+        uint32_t sign = (uint32_t)(h[i] & 0x8000) << 16;
+        uint32_t exponent = rest >= 0x7c00 ? 0x70000000u : 0x38000000u; /* all ones stay so */
+        uint32_t normal = ((uint32_t)rest << 13) + exponent;
+        bits[i] = sign | (rest >= 0x400 ? normal : bits[i]);
+    }
+    memcpy(out, bits, n * sizeof *bits);
+}
+
+const float *cf_ref_decode(cf_format t, const void *row, uint64_t begin, uint32_t n,
+                           float scratch[CF_REF_BLOCK])
+{
+    if (t == CF_F32)
+        return (const float *)row + begin;
+    const uint16_t *h = row;
+    if (t == CF_F16)
+        f16_decode(h + begin, n, scratch);
+    else if (t == CF_BF16)
+        for (uint32_t i = 0; i < n; i++)
+            scratch[i] = cf_bf16_to_f32(h[begin + i]);
+    else
+        cf_ref_format_decode(t, row, begin, n, scratch);
+    return scratch;
+}
+
+/* Pointers that advance, not indices: gcc 12 then keeps the 16 sums in vector registers. */
+static void lanes_add(float lanes[LANES], const float *a, const float *b, uint32_t n)
+{
+    float sum[LANES];
+    for (int l = 0; l < LANES; l++)
+        sum[l] = lanes[l];
+    const float *end = a + n / LANES * LANES;
+    for (; a < end; a += LANES, b += LANES)
+        for (int l = 0; l < LANES; l++)
+            sum[l] += a[l] * b[l];
+    for (int l = 0; l < LANES; l++)
+        lanes[l] = sum[l];
+    for (uint32_t l = 0; l < n % LANES; l++)
+        lanes[l] += a[l] * b[l];
+}
+
+static float lanes_sum(float lanes[LANES])
+{
+    for (int width = LANES / 2; width; width /= 2)
+        for (int l = 0; l < width; l++)
+            lanes[l] += lanes[l + width];
+    return lanes[0];
+}
+
+void cf_ref_dots(cf_format t, const void *row, uint32_t n, const float *const *x, uint32_t n_x,
+                 float *out)
+{
+    float lanes[CF_REF_ROWS][LANES] = {{0}}, scratch[CF_REF_BLOCK];
+    for (uint32_t k = 0; k < n; k += CF_REF_BLOCK) {
+        uint32_t len = n - k < CF_REF_BLOCK ? n - k : CF_REF_BLOCK;
+        const float *w = cf_ref_decode(t, row, k, len, scratch);
+        for (uint32_t i = 0; i < n_x; i++)
+            lanes_add(lanes[i], w, x[i] + k, len);
+    }
+    for (uint32_t i = 0; i < n_x; i++)
+        out[i] = lanes_sum(lanes[i]);
+}
+
+void cf_ref_axpy(cf_format t, const void *row, uint64_t begin, uint32_t n, float a, float *y)
+{
+    float scratch[CF_REF_BLOCK];
+    for (uint32_t k = 0; k < n; k += CF_REF_BLOCK) {
+        uint32_t len = n - k < CF_REF_BLOCK ? n - k : CF_REF_BLOCK;
+        const float *w = cf_ref_decode(t, row, begin + k, len, scratch);
+        for (uint32_t i = 0; i < len; i++)
+            y[k + i] += a * w[i];
+    }
+}
+
+/* Columns [k, k + len) of n_o outputs of a transposed weight, one output after the other. Read by
+ * columns: there the outputs are neighbours. */
+static void tile_gather(const cf_weight *w, uint64_t o, uint32_t n_o, uint64_t k, uint32_t len,
+                        float tile[CF_REF_OUTS][CF_REF_BLOCK])
+{
+    float scratch[CF_REF_BLOCK];
+    uint64_t stride = w->stride ? w->stride : w->rows;
+    for (uint32_t c = 0; c < len; c++) {
+        const float *v = cf_ref_decode(w->dtype, cf_ref_at(w->span),
+                                       (k + c) * stride + w->row_first + o, n_o, scratch);
+        for (uint32_t j = 0; j < n_o; j++)
+            tile[j][c] = v[j];
+    }
+}
+
+void cf_ref_weight_dots(const cf_weight *w, uint64_t o, uint32_t n_o, const float *const *x,
+                        uint32_t n_x, float out[CF_REF_OUTS][CF_REF_ROWS])
+{
+    if (!w->transposed) {
+        for (uint32_t j = 0; j < n_o; j++)
+            cf_ref_dots(w->dtype, cf_ref_weight_row(w, o + j), w->cols, x, n_x, out[j]);
+        return;
+    }
+    float lanes[CF_REF_OUTS][CF_REF_ROWS][LANES] = {{{0}}}, tile[CF_REF_OUTS][CF_REF_BLOCK];
+    for (uint32_t k = 0; k < w->cols; k += CF_REF_BLOCK) {
+        uint32_t len = w->cols - k < CF_REF_BLOCK ? w->cols - k : CF_REF_BLOCK;
+        tile_gather(w, o, n_o, k, len, tile);
+        for (uint32_t j = 0; j < n_o; j++)
+            for (uint32_t i = 0; i < n_x; i++)
+                lanes_add(lanes[j][i], tile[j], x[i] + k, len);
+    }
+    for (uint32_t j = 0; j < n_o; j++)
+        for (uint32_t i = 0; i < n_x; i++)
+            out[j][i] = lanes_sum(lanes[j][i]);
+}
+
+const float *cf_ref_vector(const cf_weight *w, uint64_t begin, uint32_t n,
+                           float scratch[CF_REF_BLOCK])
+{
+    if (!w->transposed)
+        return cf_ref_decode(w->dtype, cf_ref_weight_row(w, 0), begin, n, scratch);
+    uint64_t stride = w->stride ? w->stride : w->rows;
+    for (uint32_t i = 0; i < n; i++) {
+        float one[CF_REF_BLOCK];
+        scratch[i] = *cf_ref_decode(w->dtype, cf_ref_at(w->span),
+                                    (begin + i) * stride + w->row_first, 1, one);
+    }
+    return scratch;
+}
+
+float cf_ref_vector_at(const cf_weight *w, uint64_t i)
+{
+    float scratch[CF_REF_BLOCK];
+    return w->span.buf ? *cf_ref_vector(w, i, 1, scratch) : 0;
+}
+
+float cf_ref_sum(const float *x, uint32_t n)
+{
+    float lanes[LANES] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        lanes[i % LANES] += x[i];
+    return lanes_sum(lanes);
+}
+
+float cf_ref_sum_squares(const float *x, uint32_t n, float about)
+{
+    float lanes[LANES] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        lanes[i % LANES] += (x[i] - about) * (x[i] - about);
+    return lanes_sum(lanes);
+}
+
+float cf_ref_sigmoid(float v)
+{
+    return 1.0f / (1.0f + expf(-v));
+}
+
+float cf_ref_act(const cf_act_params *p, float g, float u)
+{
+    switch (p->act) {
+    case CF_ACT_SILU:
+        break;
+    case CF_ACT_GELU_TANH: /* sqrt(2 / pi) */
+        return 0.5f * g * (1.0f + tanhf(0.7978845608f * (g + 0.044715f * g * g * g))) * u;
+    case CF_ACT_RELU: /* a NaN stays one */
+        return (g < 0 ? 0 : g) * u;
+    case CF_ACT_SWIGLU_CLAMPED:
+        g = g > p->limit ? p->limit : g;
+        u = u > p->limit ? p->limit : u < -p->limit ? -p->limit : u;
+        return g * cf_ref_sigmoid(p->alpha * g) * (u + 1.0f);
+    }
+    return g / (1.0f + expf(-g)) * u;
+}

@@ -1,0 +1,119 @@
+/* Pieces that op cases are built of: see op_build.h. */
+#include "tests/support/op_build.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/f16.h"
+
+const uint32_t op_row_counts[OP_ROW_COUNTS] = {1, 2, 5, 17};
+const char *const op_act_names[OP_ACTS] = {"silu", "gelu_tanh", "relu", "swiglu_clamped"};
+const char *const op_layout_names[OP_LAY_NONE + 1] = {
+    "", " even", " odd", " later", " transposed", " transposed part", " none"};
+
+float op_rng_value(cf_rng *r)
+{
+    return (float)(cf_rng_unit(r) * 2 - 1);
+}
+
+uint8_t *op_array_add(op_case *c, cf_span *field, uint64_t bytes, uint64_t lead, op_role role)
+{
+    cf_assert(c->n_arrays < OP_MAX_ARRAYS);
+    op_array *a = &c->arrays[c->n_arrays++];
+    a->data = malloc(bytes);
+    cf_assert(a->data != NULL);
+    memset(a->data, OP_GUARD, bytes);
+    a->bytes = bytes;
+    a->lead = lead;
+    a->role = role;
+    a->fields[0] = (size_t)((uint8_t *)field - (uint8_t *)c);
+    a->n_fields = 1;
+    return a->data;
+}
+
+void op_array_share(op_case *c, const cf_span *of, cf_span *field)
+{
+    op_array *a = (op_array *)op_case_array(c, of);
+    cf_assert(a->n_fields == 1);
+    a->fields[a->n_fields++] = (size_t)((uint8_t *)field - (uint8_t *)c);
+    a->role = OP_OUT;
+}
+
+const op_array *op_case_array(const op_case *c, const cf_span *field)
+{
+    size_t at = (size_t)((const uint8_t *)field - (const uint8_t *)c);
+    for (int i = 0; i < c->n_arrays; i++)
+        for (int j = 0; j < c->arrays[i].n_fields; j++)
+            if (c->arrays[i].fields[j] == at)
+                return &c->arrays[i];
+    return NULL;
+}
+
+float *op_rows_add(op_case *c, cf_span *field, uint32_t n_rows, uint64_t width, uint64_t stride)
+{
+    uint64_t n = (n_rows - 1) * stride + width;
+    float *f =
+        (float *)(void *)op_array_add(c, field, n * 4, 4 + 8 * cf_rng_below(&c->rng, 8), OP_IN);
+    for (uint32_t r = 0; r < n_rows; r++)
+        for (uint64_t i = 0; i < width; i++)
+            f[r * stride + i] = op_rng_value(&c->rng);
+    return f;
+}
+
+void op_out_add(op_case *c, cf_span *field, uint64_t n, op_element element, op_role role)
+{
+    op_array_add(c, field, n * 4, 4 + 8 * cf_rng_below(&c->rng, 8), role);
+    c->arrays[c->n_arrays - 1].element = element;
+}
+
+static void layout_set(cf_weight *w, op_layout lay)
+{
+    bool pair = lay == OP_LAY_EVEN || lay == OP_LAY_ODD, vector = w->rows == 1;
+    w->transposed = lay >= OP_LAY_TRANSPOSED || (pair && vector);
+    w->row_first = lay == OP_LAY_ODD               ? 1
+                   : lay == OP_LAY_LATER           ? 3
+                   : lay == OP_LAY_TRANSPOSED_PART ? 5
+                                                   : 0;
+    w->row_step = pair && !vector ? 2 : lay == OP_LAY_LATER ? 1 : 0;
+    w->stride = pair && vector ? 2 : lay == OP_LAY_TRANSPOSED_PART ? w->rows + 8 : 0;
+}
+
+uint64_t op_weight_index(const cf_weight *w, uint64_t o, uint64_t k)
+{
+    if (w->transposed)
+        return k * (w->stride ? w->stride : w->rows) + w->row_first + o;
+    return (w->row_first + o * (w->row_step ? w->row_step : 1)) * w->cols + k;
+}
+
+void op_weight_add_as(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint32_t cols,
+                      op_layout lay)
+{
+    w->dtype = t;
+    w->rows = rows;
+    w->cols = cols;
+    layout_set(w, lay);
+    uint64_t n = op_weight_index(w, rows - 1, cols - 1) + 1;
+    uint8_t *data =
+        op_array_add(c, &w->span, cf_format_row_bytes(t, n), 16 * cf_rng_below(&c->rng, 5), OP_IN);
+    for (uint64_t i = 0; i < (uint64_t)rows * cols; i++) {
+        uint64_t at = op_weight_index(w, i / cols, i % cols);
+        float v = op_rng_value(&c->rng);
+        if (i % 13 == 5)
+            v *= 0x1p-16f; /* an F16 subnormal */
+        if (t == CF_F32)
+            ((float *)(void *)data)[at] = v;
+        else
+            ((uint16_t *)(void *)data)[at] = t == CF_F16 ? cf_f32_to_f16(v) : cf_f32_to_bf16(v);
+    }
+}
+
+void op_weight_add(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint32_t cols)
+{
+    op_weight_add_as(c, w, t, rows, cols, OP_LAY_PLAIN);
+}
+
+void op_vector_add(op_case *c, cf_weight *w, cf_format t, uint32_t n, op_layout lay)
+{
+    if (lay != OP_LAY_NONE)
+        op_weight_add_as(c, w, t, 1, n, lay);
+}

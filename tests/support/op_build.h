@@ -1,0 +1,50 @@
+/* Pieces that op cases are built of; for the op_cases*.c files only. */
+#ifndef CF_TESTS_OP_BUILD_H
+#define CF_TESTS_OP_BUILD_H
+
+#include "tests/support/op_cases.h"
+
+/* Row counts that every op is tried with. */
+enum { OP_ROW_COUNTS = 4 };
+extern const uint32_t op_row_counts[OP_ROW_COUNTS];
+
+/* How a weight lies in its array; what it does not address there stays NaN. */
+typedef enum {
+    OP_LAY_PLAIN,
+    OP_LAY_EVEN, /* rows 0, 2, .. of an interleaved pair; of vectors: elements 0, 2, .. */
+    OP_LAY_ODD,
+    OP_LAY_LATER, /* from the fourth stored row on */
+    OP_LAY_TRANSPOSED,
+    OP_LAY_TRANSPOSED_PART, /* of a wider one, not at its beginning */
+    OP_LAY_NONE
+} op_layout;
+
+extern const char *const op_layout_names[OP_LAY_NONE + 1]; /* for case names: with a space before */
+
+enum { OP_ACTS = 4 };
+extern const char *const op_act_names[OP_ACTS];
+
+float op_rng_value(cf_rng *r); /* in -1 .. 1 */
+
+/* An array of `bytes` NaN bytes for one span field. Leads differ, so that offsets do. */
+uint8_t *op_array_add(op_case *c, cf_span *field, uint64_t bytes, uint64_t lead, op_role role);
+/* The same array for a second field: in place. */
+void op_array_share(op_case *c, const cf_span *of, cf_span *field);
+/* Activations: rows of `width` values, `stride` apart, starting at an odd multiple of 4. */
+float *op_rows_add(op_case *c, cf_span *field, uint32_t n_rows, uint64_t width, uint64_t stride);
+/* An output that nothing is known of before the op. */
+void op_out_add(op_case *c, cf_span *field, uint64_t n, op_element element, op_role role);
+void op_weight_add(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint32_t cols);
+void op_weight_add_as(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint32_t cols,
+                      op_layout lay);
+/* A vector, unless there is none. */
+void op_vector_add(op_case *c, cf_weight *w, cf_format t, uint32_t n, op_layout lay);
+
+/* Cases of the routed experts (op_cases_moe.c), and how many there are. */
+void op_build_route(op_case *c, int i);
+void op_build_expert_glu(op_case *c, int i);
+void op_build_expert_down(op_case *c, int i);
+void op_build_combine(op_case *c, int i);
+extern const int op_route_count, op_expert_count, op_combine_count;
+
+#endif

@@ -1,0 +1,247 @@
+/* Byte-pair merges: see tokenizer_bpe.h.
+ *
+ * Short pieces (nearly all) are merged in an array by scanning for the lowest rank; from
+ * SHORT_BYTES on, a list with a heap of pairs keeps the cost at O(n log n), so that one very long
+ * word is no attack. Both give the same ids. */
+#include "runtime/tokenizer_bpe.h"
+
+enum { SHORT_BYTES = 40 };
+
+/* Part of a long piece; a merged-away one has id -1. */
+typedef struct tok_symbol {
+    int32_t id;
+    uint32_t prev, next; /* UINT32_MAX: none */
+} tok_symbol;
+
+/* A pair as it was when it was found; stale when its symbols have changed since. */
+typedef struct tok_pair {
+    uint32_t rank, at;
+    int32_t left, right, id;
+} tok_pair;
+
+static uint32_t pair_hash(int32_t left, int32_t right)
+{
+    uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
+    return (uint32_t)(h >> 32) ^ (uint32_t)(h >> 15);
+}
+
+int tok_bpe_init(tok_bpe *bpe, const tok_vocab *vocab, size_t n_merges, cf_err *err)
+{
+    size_t n_slots = 64;
+    cf_assert(n_merges <= TOK_MERGES_MAX);
+    while (n_slots < 2 * n_merges)
+        n_slots *= 2;
+    *bpe = (tok_bpe){.unk_id = -1, .mask = (uint32_t)(n_slots - 1)};
+    bpe->slots = malloc(n_slots * sizeof *bpe->slots);
+    if (!bpe->slots)
+        return CF_FAIL(err, -ENOMEM, "tokenizer: no memory for %zu merges", n_merges);
+    for (size_t i = 0; i < n_slots; i++)
+        bpe->slots[i] = (tok_merge){.left = -1};
+    for (int b = 0; b < 256; b++) {
+        char byte = (char)b;
+        bpe->byte_id[b] = tok_vocab_find(vocab, &byte, 1);
+    }
+    return 0;
+}
+
+void tok_bpe_finish(tok_bpe *bpe)
+{
+    free(bpe->slots);
+    *bpe = (tok_bpe){0};
+}
+
+void tok_bpe_work_finish(tok_bpe_work *work)
+{
+    free(work->symbols);
+    free(work->heap);
+    *work = (tok_bpe_work){0};
+}
+
+void tok_bpe_add(tok_bpe *bpe, int32_t left, int32_t right, uint32_t rank, int32_t id)
+{
+    uint32_t at = pair_hash(left, right);
+    tok_merge *slot = &bpe->slots[at & bpe->mask];
+    while (slot->left >= 0 && (slot->left != left || slot->right != right))
+        slot = &bpe->slots[++at & bpe->mask];
+    *slot = (tok_merge){.left = left, .right = right, .rank = rank, .id = id};
+}
+
+static const tok_merge *merge_of(const tok_bpe *bpe, int32_t left, int32_t right)
+{
+    for (uint32_t at = pair_hash(left, right);; at++) {
+        const tok_merge *slot = &bpe->slots[at & bpe->mask];
+        if (slot->left == left && slot->right == right)
+            return slot;
+        if (slot->left < 0)
+            return NULL;
+    }
+}
+
+static int byte_missing(unsigned char byte, cf_err *err)
+{
+    return CF_FAIL(err, CF_EFORMAT,
+                   "the vocabulary has no token for the byte 0x%02x and no unknown token", byte);
+}
+
+static void merge_short(const tok_bpe *bpe, int32_t *ids, size_t n, tok_ids *out)
+{
+    const tok_merge *pairs[SHORT_BYTES];
+    for (size_t i = 0; i + 1 < n; i++)
+        pairs[i] = merge_of(bpe, ids[i], ids[i + 1]);
+    while (n > 1) {
+        size_t best = 0;
+        uint32_t rank = UINT32_MAX;
+        for (size_t i = 0; i + 1 < n; i++)
+            if (pairs[i] && pairs[i]->rank < rank) {
+                rank = pairs[i]->rank;
+                best = i;
+            }
+        if (rank == UINT32_MAX)
+            break;
+        ids[best] = pairs[best]->id;
+        n--;
+        memmove(ids + best + 1, ids + best + 2, (n - best - 1) * sizeof *ids);
+        if (best + 1 < n) {
+            memmove(pairs + best + 1, pairs + best + 2, (n - best - 2) * sizeof *pairs);
+            pairs[best] = merge_of(bpe, ids[best], ids[best + 1]);
+        }
+        if (best > 0)
+            pairs[best - 1] = merge_of(bpe, ids[best - 1], ids[best]);
+    }
+    for (size_t i = 0; i < n; i++)
+        tok_ids_add(out, ids[i]);
+}
+
+static bool pair_before(const tok_pair *a, const tok_pair *b)
+{
+    return a->rank < b->rank || (a->rank == b->rank && a->at < b->at);
+}
+
+/* Pushes the pair of symbol `at` and the one behind it, if they merge. There is room: a piece of n
+ * symbols pushes n - 1 pairs and each of its merges at most two more. */
+static void heap_push(const tok_bpe *bpe, tok_bpe_work *w, uint32_t at)
+{
+    const tok_symbol *left = &w->symbols[at];
+    if (left->next == UINT32_MAX)
+        return;
+    int32_t right = w->symbols[left->next].id;
+    const tok_merge *m = merge_of(bpe, left->id, right);
+    if (!m)
+        return;
+    tok_pair pair = {.rank = m->rank, .at = at, .left = left->id, .right = right, .id = m->id};
+    size_t i = w->n_heap++;
+    cf_assert(i < w->size_heap);
+    for (; i > 0 && pair_before(&pair, &w->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        w->heap[i] = w->heap[(i - 1) / 2];
+    w->heap[i] = pair;
+}
+
+static tok_pair heap_pop(tok_bpe_work *w)
+{
+    tok_pair top = w->heap[0], moving = w->heap[--w->n_heap];
+    size_t i = 0, child;
+    while ((child = 2 * i + 1) < w->n_heap) {
+        if (child + 1 < w->n_heap && pair_before(&w->heap[child + 1], &w->heap[child]))
+            child++;
+        if (!pair_before(&w->heap[child], &moving))
+            break;
+        w->heap[i] = w->heap[child];
+        i = child;
+    }
+    w->heap[i] = moving;
+    return top;
+}
+
+static int work_room(tok_bpe_work *w, size_t n, cf_err *err)
+{
+    if (n > w->size_symbols) {
+        tok_symbol *symbols = realloc(w->symbols, n * sizeof *symbols);
+        if (!symbols)
+            return CF_FAIL(err, -ENOMEM, "tokenizer: no memory for a piece of %zu bytes", n);
+        w->symbols = symbols;
+        w->size_symbols = n;
+    }
+    if (3 * n > w->size_heap) {
+        tok_pair *heap = realloc(w->heap, 3 * n * sizeof *heap);
+        if (!heap)
+            return CF_FAIL(err, -ENOMEM, "tokenizer: no memory for a piece of %zu bytes", n);
+        w->heap = heap;
+        w->size_heap = 3 * n;
+    }
+    return 0;
+}
+
+/* The symbols 0 to n - 1 of the work memory, merged. */
+static void merge_long(const tok_bpe *bpe, tok_bpe_work *w, uint32_t n, tok_ids *out)
+{
+    tok_symbol *s = w->symbols;
+    w->n_heap = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        s[i].prev = i == 0 ? UINT32_MAX : i - 1;
+        s[i].next = i + 1 == n ? UINT32_MAX : i + 1;
+    }
+    for (uint32_t i = 0; i + 1 < n; i++)
+        heap_push(bpe, w, i);
+    while (w->n_heap > 0) {
+        tok_pair pair = heap_pop(w);
+        tok_symbol *left = &s[pair.at];
+        uint32_t next = left->next;
+        if (left->id != pair.left || next == UINT32_MAX || s[next].id != pair.right)
+            continue;
+        left->id = pair.id;
+        left->next = s[next].next;
+        s[next].id = -1;
+        if (left->next != UINT32_MAX)
+            s[left->next].prev = pair.at;
+        if (left->prev != UINT32_MAX)
+            heap_push(bpe, w, left->prev);
+        heap_push(bpe, w, pair.at);
+    }
+    for (uint32_t i = 0; i != UINT32_MAX; i = s[i].next)
+        tok_ids_add(out, s[i].id);
+}
+
+int tok_bpe_encode(const tok_bpe *bpe, const tok_vocab *vocab, tok_bpe_work *work,
+                   const char *piece, size_t bytes, tok_ids *out, cf_err *err)
+{
+    int32_t ids[SHORT_BYTES];
+    size_t n = 0;
+    int rc = 0;
+    if (bytes == 0)
+        return 0;
+    if (bpe->ignore_merges) {
+        int32_t whole = tok_vocab_find(vocab, piece, bytes);
+        /* A special token is never made from plain text. */
+        if (whole >= 0 && !(vocab->tokens[whole].flags & TOK_SPECIAL)) {
+            tok_ids_add(out, whole);
+            return 0;
+        }
+    }
+    bool is_short = bytes <= SHORT_BYTES;
+    if (!is_short)
+        CF_TRY(work_room(work, bytes, err));
+    bool after_unk = false;
+    for (size_t i = 0; i < bytes; i++) {
+        unsigned char byte = (unsigned char)piece[i];
+        int32_t id = bpe->byte_id[byte];
+        bool unk = id < 0;
+        if (unk) {
+            if (bpe->unk_id < 0)
+                return byte_missing(byte, err);
+            if (after_unk && bpe->fuse_unk)
+                continue;
+            id = bpe->unk_id;
+        }
+        after_unk = unk;
+        if (is_short)
+            ids[n++] = id;
+        else
+            work->symbols[n++].id = id;
+    }
+    if (is_short)
+        merge_short(bpe, ids, n, out);
+    else
+        merge_long(bpe, work, (uint32_t)n, out);
+fail:
+    return rc;
+}

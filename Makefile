@@ -23,7 +23,7 @@ LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(TEST_SRC:%.c=$(BUILD)/%)
 SUPPORT  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
 
-all: $(BUILD)/libcatflap.a
+all: $(BUILD)/catflap
 include $(wildcard gpu/*/shaders/shaders.mk gpu/*/kernels/kernels.mk)
 include tests/tests.mk
 

@@ -63,7 +63,7 @@ syntax-cc: $(BUILD)/libcatflap.a
 syntax-clang: $(BUILD)/libcatflap.a
 	$(Q)$(call SYNTAX,clang)
 
-test-programs: all $(TESTS)
+test-programs: all $(TESTS) $(BUILD)/example
 test-fast-programs: $(SAN_TESTS:%=$(BUILD)/tests/%)
 test-fast:
 	+$(Q)$(SUBMAKE) test-fast-programs

@@ -1,0 +1,194 @@
+/* Opening a model directory: config, catalogue, family, plan. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "models/build.h"
+#include "runtime/engine.h"
+#include "storage/safetensors.h"
+
+enum { MAX_CONFIG_BYTES = 16 << 20, MAX_DIR_BYTES = 3000 };
+
+static json_t *config_load(const char *path, cf_err *err)
+{
+    struct stat st;
+    if (stat(path, &st) < 0) {
+        CF_FAIL(err, -errno, "cannot open %s: %s", path, strerror(errno));
+        return NULL;
+    }
+    if (!S_ISREG(st.st_mode)) { /* a pipe would hang us */
+        CF_FAIL(err, CF_EFORMAT, "%s is not a regular file", path);
+        return NULL;
+    }
+    if (st.st_size > MAX_CONFIG_BYTES) {
+        CF_FAIL(err, CF_EFORMAT, "%s has %lld bytes, at most %d are expected", path,
+                (long long)st.st_size, MAX_CONFIG_BYTES);
+        return NULL;
+    }
+    json_error_t e;
+    json_t *config = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
+    if (!config)
+        CF_FAIL(err, CF_EFORMAT, "%s, line %d: %s", path, e.line, e.text);
+    else if (!json_is_object(config)) {
+        CF_FAIL(err, CF_EFORMAT, "%s is not a JSON object", path);
+        json_decref(config);
+        config = NULL;
+    }
+    return config;
+}
+
+/* Everything must have a role: a tensor that nobody asked for hides a mistake. */
+static int tensors_all_bound(const cf_build *b, cf_err *err)
+{
+    const cf_catalogue *cat = b->model->cat;
+    for (uint32_t i = 0; i < cf_catalogue_count(cat); i++)
+        if (!b->bound[i])
+            return CF_FAIL(err, CF_EFORMAT, "%s: the %s family does not know tensor %s",
+                           b->model->dir, b->model->spec.family, cf_catalogue_at(cat, i)->name);
+    return 0;
+}
+
+static void spec_name(cf_spec *spec, const char *dir, const json_t *config)
+{
+    const char *end = dir + strlen(dir);
+    while (end > dir && end[-1] == '/')
+        end--;
+    const char *begin = end;
+    while (begin > dir && begin[-1] != '/')
+        begin--;
+    snprintf(spec->name, sizeof spec->name, "%.*s", (int)(end - begin), begin);
+    const char *arch =
+        json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
+    const char *type = json_string_value(json_object_get(config, "model_type"));
+    snprintf(spec->architecture, sizeof spec->architecture, "%s", arch ? arch : type ? type : "");
+}
+
+/* What the ops demand of formats beyond what each weight may have. */
+static int formats_check(const cf_model *m, cf_err *err)
+{
+    for (const cf_step *s = m->steps; s < m->steps + m->n_steps; s++) {
+        if (s->kind == CF_STEP_ROUTE && s->u.route.bias != CF_NO_WEIGHT) {
+            const cf_weight_def *w = &m->weights[s->u.route.bias];
+            if (w->dtype != CF_F32)
+                return CF_FAIL(err, CF_EFORMAT,
+                               "%s: tensor %s has dtype %s; a selection bias must be F32", m->dir,
+                               w->name, cf_format_name(w->dtype));
+        }
+        for (uint32_t i = 1; s->kind == CF_STEP_ROWS && i < s->u.rows.n_tables; i++) {
+            const cf_table_def *first = &m->tables[s->u.rows.first_table], *t = first + i;
+            if (t->dtype != first->dtype)
+                return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has dtype %s, %s beside it has %s",
+                               m->dir, t->name, cf_format_name(t->dtype), first->name,
+                               cf_format_name(first->dtype));
+        }
+    }
+    return 0;
+}
+
+/* Runs the family over a config, with the model's catalogue or, when it has none, listing. */
+static int family_run(cf_build *b, cf_err *err)
+{
+    const cf_family *f = cf_family_find(b->config, b->path, err);
+    if (!f)
+        return CF_EFORMAT;
+    snprintf(b->model->spec.family, sizeof b->model->spec.family, "%s", f->name);
+    int rc = f->build(b, err);
+    return rc == 0 && b->model->cat ? formats_check(b->model, err) : rc;
+}
+
+int cf_model_bind(cf_model *m, const json_t *config, const char *path, cf_err *err)
+{
+    cf_build b = {.config = config, .path = path, .model = m};
+    b.bound = calloc(cf_catalogue_count(m->cat) + 1, 1);
+    if (!b.bound)
+        return CF_FAIL(err, -ENOMEM, "out of memory for the model's tensors");
+    int rc = family_run(&b, err);
+    if (rc == 0)
+        rc = tensors_all_bound(&b, err);
+    free(b.bound);
+    return rc;
+}
+
+int cf_model_open(cf_model **out, const char *dir, cf_err *err)
+{
+    int rc = 0;
+    json_t *config = NULL;
+    char path[MAX_DIR_BYTES + 32];
+    struct stat st;
+    if (strlen(dir) > MAX_DIR_BYTES)
+        return CF_FAIL(err, -ENAMETOOLONG, "the model's path has %zu bytes, at most %d are allowed",
+                       strlen(dir), (int)MAX_DIR_BYTES);
+    if (stat(dir, &st) < 0)
+        return CF_FAIL(err, -errno, "cannot open model %s: %s", dir, strerror(errno));
+    if (!S_ISDIR(st.st_mode))
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s is not a directory; a model is a directory with config.json and "
+                       "safetensors files",
+                       dir);
+    cf_model *m = calloc(1, sizeof *m);
+    if (!m || !(m->dir = strdup(dir))) {
+        rc = CF_FAIL(err, -ENOMEM, "out of memory for a model");
+        goto fail;
+    }
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    config = config_load(path, err);
+    if (!config) {
+        rc = err && err->code ? err->code : CF_EFORMAT;
+        goto fail;
+    }
+    /* The family first: an unknown one is a better answer than a defect of its shards. */
+    if (!cf_family_find(config, path, err)) {
+        rc = CF_EFORMAT;
+        goto fail;
+    }
+    CF_TRY(cf_safetensors_open(dir, &m->cat, err));
+    spec_name(&m->spec, dir, config);
+    CF_TRY(cf_model_bind(m, config, path, err));
+    *out = m;
+    json_decref(config);
+    return 0;
+fail:
+    json_decref(config);
+    cf_model_free(&m);
+    return rc;
+}
+
+int cf_engine_open(cf_engine **out, const char *model, const cf_options *options, cf_err *err)
+{
+    cf_model *m = NULL;
+    int rc = cf_model_open(&m, model, err);
+    if (rc == 0)
+        rc = cf_engine_create(out, m, options, err);
+    if (rc < 0)
+        cf_model_free(&m);
+    return rc;
+}
+
+int cf_model_expected(const json_t *config, const char *path, cf_expected **out, uint64_t *n,
+                      cf_err *err)
+{
+    int rc = 0;
+    cf_model *m = calloc(1, sizeof *m);
+    cf_build b = {.config = config, .path = path, .model = m};
+    if (!m || !(m->dir = strdup(path))) {
+        rc = CF_FAIL(err, -ENOMEM, "out of memory for a model");
+        goto fail;
+    }
+    CF_TRY(family_run(&b, err));
+    *out = b.expected;
+    *n = b.n_expected;
+    cf_model_free(&m);
+    return 0;
+fail:
+    cf_expected_free(b.expected, b.n_expected);
+    cf_model_free(&m);
+    return rc;
+}
+
+void cf_expected_free(cf_expected *list, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++)
+        free(list[i].name);
+    free(list);
+}

@@ -1,0 +1,52 @@
+/* The families that catflap runs, and how a config finds its own. */
+#include <stdio.h>
+#include <string.h>
+
+#include "models/family.h"
+
+extern const cf_family cf_family_longcat;
+
+const cf_family *const cf_families[] = {&cf_family_longcat, NULL};
+
+static bool list_has(const char *const *list, const char *name)
+{
+    for (; *list; list++)
+        if (strcmp(*list, name) == 0)
+            return true;
+    return false;
+}
+
+static const cf_family *family_by(const char *name, bool by_architecture)
+{
+    for (const cf_family *const *f = cf_families; *f; f++)
+        if (list_has(by_architecture ? (*f)->architectures : (*f)->model_types, name))
+            return *f;
+    return NULL;
+}
+
+const cf_family *cf_family_find(const json_t *config, const char *path, cf_err *err)
+{
+    const char *arch =
+        json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
+    const char *type = json_string_value(json_object_get(config, "model_type"));
+    const cf_family *found = arch ? family_by(arch, true) : NULL;
+    /* Some releases lack one of the two. */
+    if (!found && !arch && type)
+        found = family_by(type, false);
+    if (found)
+        return found;
+    if (!arch && !type) {
+        CF_FAIL(err, CF_EFORMAT, "%s names neither \"architectures\" nor \"model_type\"", path);
+        return NULL;
+    }
+    char known[1024] = "", text[100];
+    for (const cf_family *const *f = cf_families; *f; f++)
+        for (const char *const *a = (*f)->architectures; *a; a++) {
+            size_t n = strlen(known);
+            snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", *a);
+        }
+    CF_FAIL(err, CF_EFORMAT, "%s: %s \"%s\" is unknown; known: %s", path,
+            arch ? "architecture" : "model_type",
+            cf_text_clean(arch ? arch : type, text, sizeof text), known);
+    return NULL;
+}

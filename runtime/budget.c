@@ -1,0 +1,348 @@
+/* The memory plan: see budget.h.
+ *
+ * Order of claims on the device: resident weights, KV cache, activations and scratch for one
+ * chunk, then slots with all that is left, up to one per record. Below 2 x top-k slots the plan
+ * refuses: it never shrinks the chunk or the context behind the user's back. */
+#include "runtime/budget.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/align.h"
+#include "runtime/base/machine.h"
+#include "runtime/copier.h"
+#include "runtime/exec.h"
+#include "runtime/expert_cache.h"
+#include "runtime/rows.h"
+#include "runtime/weights.h"
+
+enum {
+    DEFAULT_CTX = 4096,
+    DEFAULT_CHUNK = 256,
+    MAX_CHUNK = 65536,
+    PAGE = 4096,
+    MIN_SLABS = 2,
+    MOST_SLABS = 64,
+    ROW_CACHE_BYTES = 64 << 20, /* at most, unless a chunk needs more to be one batch */
+    ENGINE_BYTES = 512 << 10,   /* rings, reads in flight, command lists: whatever the model */
+    FILE_BYTES = 1024,          /* a file's path, descriptor and identity */
+    ROOM_BYTES = 64 << 20       /* left free on the machine when a budget is chosen */
+};
+
+static void item_add(cf_mem_item *items, uint32_t *n, uint64_t *sum, const char *name,
+                     uint64_t bytes)
+{
+    cf_assert(*n < CF_MEM_ITEMS);
+    items[(*n)++] = (cf_mem_item){name, bytes};
+    *sum += bytes;
+}
+
+static int settings_resolve(cf_memory_plan *p, const cf_model *model, const cf_options *o,
+                            cf_err *err)
+{
+    const char *kv = o->kv ? o->kv : "auto";
+    p->sessions = o->sessions ? o->sessions : 1;
+    p->ctx = o->ctx ? o->ctx : (uint32_t)cf_min_u64(model->spec.ctx_max, DEFAULT_CTX);
+    if (p->ctx > model->spec.ctx_max)
+        return CF_FAIL(err, CF_ELIMIT, "--ctx %u exceeds the model's %u positions", p->ctx,
+                       model->spec.ctx_max);
+    if (o->chunk > MAX_CHUNK)
+        return CF_FAIL(err, CF_ELIMIT, "--chunk %u exceeds %d tokens", o->chunk, MAX_CHUNK);
+    p->chunk = o->chunk ? o->chunk : DEFAULT_CHUNK;
+    p->chunk = (uint32_t)cf_min_u64(p->chunk, p->ctx);
+    if ((uint64_t)p->sessions * p->ctx > UINT32_MAX)
+        return CF_FAIL(err, CF_ELIMIT, "%u sessions of %u positions exceed 2^32 cells", p->sessions,
+                       p->ctx);
+    if (strcmp(kv, "auto") == 0)
+        p->kv_dtype = model->kv.latent ? CF_F32 : CF_F16;
+    else if (strcmp(kv, "f32") == 0 || strcmp(kv, "f16") == 0)
+        p->kv_dtype = strcmp(kv, "f32") == 0 ? CF_F32 : CF_F16;
+    else
+        return CF_FAIL(err, -EINVAL, "kv format \"%s\" is unknown; known: f16, f32", kv);
+    return 0;
+}
+
+static void exec_sizes(cf_memory_plan *p, const cf_model *model)
+{
+    uint64_t rows = p->chunk, k = 0, ffn = 0, raw = 0, rot = 0;
+    const cf_spec *s = &model->spec;
+    for (uint32_t i = 0; i < model->n_moe; i++) {
+        k = cf_max_u64(k, model->moe[i].top_k);
+        ffn = cf_max_u64(ffn, model->moe[i].ffn);
+    }
+    for (uint32_t i = 0; i < model->n_steps; i++) {
+        const cf_step *step = &model->steps[i];
+        /* Each such step of a batch has its own part: no wait lies between them. */
+        if (step->kind == CF_STEP_ROWS || step->kind == CF_STEP_EMBED)
+            raw += cf_align_up(rows * cf_step_bytes(model, step), CF_RAW_ALIGN);
+    }
+    for (uint32_t i = 0; i < model->n_ropes; i++)
+        rot += model->ropes[i].n_rot;
+    uint64_t head = cf_min_u64(rows, CF_HEAD_ROWS);
+    uint64_t *b = p->exec_bytes;
+    b[CF_XB_IDS] = b[CF_XB_CHOICE] = b[CF_XB_HOST_IDS] = b[CF_XB_HOST_CHOICE] = rows * k * 4;
+    b[CF_XB_PAIRS] = rows * k * 4;
+    b[CF_XB_EXPERT_H] = rows * k * ffn * 4;
+    b[CF_XB_EXPERT_OUT] = rows * k * s->hidden * 4;
+    b[CF_XB_LOGITS] = head * s->vocab * 4;
+    b[CF_XB_HIDDEN] = head * s->hidden * 4;
+    b[CF_XB_ROW_INFO] = rows * sizeof(cf_row_info);
+    b[CF_XB_TOKENS] = rows * 4;
+    b[CF_XB_RAW_ROWS] = raw;
+    b[CF_XB_COS_SIN] = rows * rot * 4;
+    b[CF_XB_ROW_SCALE] = rows * 4;
+    for (int i = 0; i < CF_XB_COUNT; i++)
+        b[i] = cf_align_up(b[i] ? b[i] : 1, PAGE);
+    p->kv_slot_bytes = cf_align_up(
+        (uint64_t)p->sessions * p->ctx * cf_format_row_bytes(p->kv_dtype, model->kv.width), PAGE);
+}
+
+/* Slot and slab sizes: the largest record after alignment. */
+static void shape_sizes(cf_memory_plan *p, const cf_model *model)
+{
+    uint64_t slab = 2 * p->align, slot = CF_COPY_ALIGN, sum = 0;
+    for (uint32_t m = 0; m < model->n_moe; m++) {
+        const cf_moe_def *d = &model->moe[m];
+        for (uint32_t e = 0; e < d->experts; e++) {
+            cf_layout layout;
+            uint64_t place[CF_MAX_PIECES];
+            cf_layout_plan(&layout, &d->extents[(size_t)e * d->n_extents], d->n_extents,
+                           p->align);
+            slab = cf_max_u64(slab, layout.bytes);
+            slot = cf_max_u64(slot, cf_copy_place(&layout, place));
+        }
+        p->total_records += d->experts;
+        sum += d->experts * cf_moe_record_bytes(d);
+    }
+    p->mean_record_bytes = p->total_records ? sum / p->total_records : 0;
+    p->shape.slab_bytes = slab;
+    p->shape.slot_bytes = p->shape.in_place ? slab : slot;
+}
+
+static void vram_items(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device)
+{
+    uint64_t acts = 0, scratch = 0;
+    for (uint32_t i = 0; i < model->n_bufs; i++)
+        acts += cf_align_up((uint64_t)p->chunk * model->bufs[i].width * 4, PAGE);
+    for (int i = 0; i < CF_XB_COUNT; i++)
+        scratch += p->exec_bytes[i];
+    item_add(p->vram, &p->n_vram, &p->vram_fixed, "resident weights",
+             cf_weights_bytes(model, device->max_alloc_bytes));
+    item_add(p->vram, &p->n_vram, &p->vram_fixed, "KV cache", model->kv.slots * p->kv_slot_bytes);
+    item_add(p->vram, &p->n_vram, &p->vram_fixed, "activations of a chunk", acts);
+    item_add(p->vram, &p->n_vram, &p->vram_fixed, "expert rows and buffers of a chunk",
+             scratch + device->overhead_bytes);
+}
+
+static void ram_items(cf_memory_plan *p, const cf_model *model, uint64_t tokenizer_bytes)
+{
+    uint64_t experts = 0, k = 0;
+    for (uint32_t i = 0; i < model->n_moe; i++) {
+        experts = cf_max_u64(experts, model->moe[i].experts);
+        k = cf_max_u64(k, model->moe[i].top_k);
+    }
+    /* Lists that grew by doubling. */
+    uint64_t lists = model->n_weights * sizeof *model->weights +
+                     model->n_steps * sizeof *model->steps + model->n_bufs * sizeof *model->bufs +
+                     model->n_tables * sizeof *model->tables + model->n_moe * sizeof *model->moe +
+                     model->n_ropes * sizeof *model->ropes;
+    uint64_t defs = sizeof *model + 2 * lists + model->n_weights * 2 * sizeof(cf_weight) +
+                    p->total_records * CF_RECORD_EXTENTS * sizeof(cf_extent);
+    uint64_t row = k * (sizeof(uint32_t) + sizeof(float)) +
+                   (model->n_tables + 1) * sizeof(uint64_t) + sizeof(cf_row);
+    uint64_t tables = cf_policy_memory(model->n_moe, (uint32_t)experts, (uint32_t)k) +
+                      experts * 3 * sizeof(uint32_t) + model->n_moe * sizeof(cf_expert_counts) +
+                      p->chunk * row + (uint64_t)p->sessions * (p->ctx * sizeof(int32_t) + PAGE);
+    uint64_t engine = CF_EXPERTS_PER_OP * (sizeof(cf_cache_entry) + sizeof(cf_expert_work)) +
+                      cf_catalogue_file_count(model->cat) * (uint64_t)FILE_BYTES + ENGINE_BYTES;
+    item_add(p->ram, &p->n_ram, &p->ram_fixed, "tokenizer", tokenizer_bytes);
+    item_add(p->ram, &p->n_ram, &p->ram_fixed, "catalogue and plan",
+             cf_catalogue_memory(model->cat) + defs);
+    item_add(p->ram, &p->n_ram, &p->ram_fixed, "policy and batch tables", tables);
+    item_add(p->ram, &p->n_ram, &p->ram_fixed, "rings, reads and commands", engine);
+}
+
+/* What slots and slabs take of either pool. */
+static void shape_memory(const cf_memory_plan *p, const cf_gpu_info *device, uint64_t n_slots,
+                         uint32_t n_slabs, uint64_t *vram, uint64_t *ram)
+{
+    cf_slots_shape shape = p->shape;
+    shape.n_slots = (uint32_t)n_slots;
+    shape.n_slabs = n_slabs;
+    cf_slots_memory(&shape, device->max_alloc_bytes, vram, ram);
+}
+
+static uint32_t min_slots(const cf_model *model)
+{
+    uint32_t k = 1;
+    for (uint32_t i = 0; i < model->n_moe; i++)
+        k = model->moe[i].top_k > k ? model->moe[i].top_k : k;
+    return 2 * k;
+}
+
+static void minima(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device)
+{
+    uint32_t slots = min_slots(model);
+    uint64_t vram, ram, unused;
+    shape_memory(p, device, slots, MIN_SLABS, &vram, &ram);
+    p->vram_min = p->vram_fixed + vram;
+    p->ram_min = p->ram_fixed + ram + cf_cache_memory(model, slots, 0) +
+                 cf_rows_memory(p->row_window_bytes, cf_rows_min_entries(model));
+    shape_memory(p, device, cf_max_u64(p->total_records, slots), MIN_SLABS, &vram, &unused);
+    p->vram_all = p->vram_fixed + vram;
+}
+
+/* Host bytes of a RAM tier of n places, with their tables. */
+static uint64_t tier_bytes(const cf_memory_plan *p, const cf_model *model,
+                           const cf_gpu_info *device, uint64_t n)
+{
+    uint64_t unused, ram;
+    cf_slots_shape shape = {.n_tier = (uint32_t)n, .slot_bytes = p->shape.slot_bytes,
+                            .slab_bytes = p->shape.slab_bytes};
+    cf_slots_memory(&shape, device->max_alloc_bytes, &unused, &ram);
+    return ram + cf_cache_memory(model, 0, (uint32_t)n) - cf_cache_memory(model, 0, 0);
+}
+
+static void budgets_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
+                           const cf_options *o)
+{
+    uint64_t available = cf_machine_available_bytes();
+    available = available > ROOM_BYTES ? available - ROOM_BYTES : available;
+    p->vram_budget = o->vram_bytes;
+    p->ram_budget = o->ram_bytes;
+    p->vram_chosen = !o->vram_bytes;
+    p->ram_chosen = !o->ram_bytes;
+    bool shared = device->unified || device->cpu;
+    if (p->vram_chosen) {
+        uint64_t most = shared ? available / 2 : device->heap_bytes - device->heap_bytes / 8;
+        p->vram_budget = cf_min_u64(most, p->vram_all);
+    }
+    if (p->ram_chosen) {
+        uint64_t left =
+            shared && available > p->vram_budget ? available - p->vram_budget : available;
+        uint64_t unused, slabs;
+        shape_memory(p, device, 0, MOST_SLABS, &unused, &slabs);
+        uint64_t want = p->ram_min + slabs + ROW_CACHE_BYTES +
+                        2 * cf_cache_memory(model, (uint32_t)p->total_records, 0);
+        if (!p->shape.in_place && !p->shape.staged)
+            want += tier_bytes(p, model, device, p->total_records);
+        p->ram_budget = cf_max_u64(cf_min_u64(left / 2, want), p->ram_min);
+    }
+}
+
+/* Slabs: as many as fit half of what --ram leaves and, where each needs a staging buffer of the
+ * device, a quarter of what --vram leaves. Returns the bytes of RAM beyond the fewest slabs. */
+static uint64_t slabs_choose(cf_memory_plan *p, const cf_gpu_info *device, uint32_t slots,
+                             uint64_t left)
+{
+    uint64_t vram_few, ram_few, vram, ram, taken = 0;
+    p->shape.n_slabs = p->shape.in_place ? 0 : MIN_SLABS;
+    shape_memory(p, device, slots, MIN_SLABS, &vram_few, &ram_few);
+    for (uint32_t n = MIN_SLABS + 1; n <= MOST_SLABS && !p->shape.in_place; n++) {
+        shape_memory(p, device, slots, n, &vram, &ram);
+        if (ram - ram_few > left / 2 || vram - vram_few > (p->vram_budget - p->vram_min) / 4)
+            break;
+        p->shape.n_slabs = n;
+        taken = ram - ram_few;
+    }
+    return taken;
+}
+
+/* Slots: as many as --vram holds, of at most `most`. The fewest are known to fit. */
+static void slots_choose(cf_memory_plan *p, const cf_gpu_info *device, uint32_t fewest,
+                         uint64_t most)
+{
+    uint64_t low = fewest, high = cf_max_u64(most, fewest), vram, unused;
+    while (low < high) {
+        uint64_t mid = low + (high - low + 1) / 2;
+        shape_memory(p, device, mid, p->shape.n_slabs, &vram, &unused);
+        if (vram <= p->vram_budget - p->vram_fixed)
+            low = mid;
+        else
+            high = mid - 1;
+    }
+    p->shape.n_slots = (uint32_t)low;
+}
+
+/* The RAM tier: what --ram leaves, of at most one place for each record without a slot. Where host
+ * pages cannot be imported there is none: every copy would be made twice. */
+static void tier_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
+                        uint64_t left)
+{
+    p->shape.n_tier = 0;
+    if (p->shape.in_place || p->shape.staged || p->total_records <= p->shape.n_slots)
+        return;
+    uint64_t low = 0, high = p->total_records - p->shape.n_slots;
+    while (low < high) {
+        uint64_t mid = low + (high - low + 1) / 2;
+        if (tier_bytes(p, model, device, mid) <= left)
+            low = mid;
+        else
+            high = mid - 1;
+    }
+    p->shape.n_tier = (uint32_t)low;
+}
+
+static int shares_fill(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
+                       const cf_options *options, cf_err *err)
+{
+    uint32_t fewest = min_slots(model);
+    if (p->vram_budget < p->vram_min)
+        return CF_FAIL(err, CF_ELIMIT,
+                       "--vram %llu is too small: %llu bytes are needed for resident weights, a "
+                       "context of %u, a chunk of %u and %u expert slots; a smaller --chunk or "
+                       "--ctx needs less",
+                       (unsigned long long)p->vram_budget, (unsigned long long)p->vram_min, p->ctx,
+                       p->chunk, fewest);
+    if (p->ram_budget < p->ram_min)
+        return CF_FAIL(err, CF_ELIMIT, "--ram %llu is too small: %llu bytes are needed",
+                       (unsigned long long)p->ram_budget, (unsigned long long)p->ram_min);
+    /* Half of what --ram leaves may go to slabs, half of the rest to the slots' tables; then come
+     * rows, and the RAM tier takes what is left. */
+    uint64_t left = p->ram_budget - p->ram_min;
+    left -= slabs_choose(p, device, fewest, left);
+    uint64_t per_slot = cf_cache_memory(model, 1, 0) - cf_cache_memory(model, 0, 0);
+    slots_choose(p, device, fewest, cf_min_u64(p->total_records, fewest + left / 2 / per_slot));
+    left -= (p->shape.n_slots - fewest) * per_slot;
+    p->row_entries = cf_rows_min_entries(model);
+    if (p->row_window_bytes) {
+        uint64_t each = cf_rows_memory(p->row_window_bytes, 1);
+        uint64_t batch = (uint64_t)p->chunk * p->row_entries;
+        uint64_t most = cf_max_u64(batch, ROW_CACHE_BYTES / each);
+        /* Beside a tier, rows beyond a chunk's are worth less than experts. */
+        if (!p->shape.in_place && !p->shape.staged)
+            most = cf_min_u64(most, cf_max_u64(batch, left / 8 / each));
+        uint64_t rows = cf_min_u64(left / each, most);
+        p->row_entries += (uint32_t)rows;
+        left -= rows * each;
+    }
+    if (!options->no_tier)
+        tier_choose(p, model, device, left);
+    return 0;
+}
+
+int cf_memory_plan_make(cf_memory_plan *out, const cf_model *model, const cf_gpu_info *device,
+                        const cf_options *options, uint32_t align, uint64_t tokenizer_bytes,
+                        cf_err *err)
+{
+    cf_memory_plan *p = out;
+    *p = (cf_memory_plan){.align = align};
+    int rc = settings_resolve(p, model, options, err);
+    if (rc < 0)
+        return rc;
+    bool discrete = options->memory && strcmp(options->memory, "discrete") == 0;
+    if (options->memory && !discrete && strcmp(options->memory, "auto") != 0)
+        return CF_FAIL(err, -EINVAL, "memory mode \"%s\" is unknown; known: auto, discrete",
+                       options->memory);
+    p->shape.in_place = device->unified && device->imports && !discrete && align >= 512 &&
+                        device->import_align <= 4096;
+    p->shape.staged = !p->shape.in_place && !device->imports;
+    p->row_window_bytes = cf_rows_window_bytes(model, align);
+    exec_sizes(p, model);
+    shape_sizes(p, model);
+    vram_items(p, model, device);
+    ram_items(p, model, tokenizer_bytes);
+    minima(p, model, device);
+    budgets_choose(p, model, device, options);
+    return shares_fill(p, model, device, options, err);
+}

@@ -1,0 +1,87 @@
+/* Shared by the executor's files (exec.c, exec_attn.c, exec_latent.c, exec_moe.c, exec_rows.c). */
+#ifndef CF_RUNTIME_EXEC_INTERNAL_H
+#define CF_RUNTIME_EXEC_INTERNAL_H
+
+#include "runtime/engine.h"
+
+struct cf_exec {
+    cf_engine *e;
+    cf_gpu *gpu;
+    const cf_model *model;
+    cf_gpu_buf **acts;             /* [n_bufs], each [chunk, width] */
+    cf_gpu_buf *xb[CF_XB_COUNT];
+    cf_gpu_buf **kv;               /* [kv.slots], each [sessions * ctx, width] */
+
+    /* The batch being run. */
+    const cf_batch *batch;
+    uint32_t n_rows;
+    bool recorded; /* work was recorded since the last barrier or wait */
+    bool open;     /* ... since the last submit */
+    uint64_t raw_off; /* used part of CF_XB_RAW_ROWS */
+    uint32_t moe;     /* of the ROUTE whose EXPERTS is to come */
+    uint32_t tune_floor; /* 0: queries are not sharpened with the position */
+    float tune_scale;
+    const float *logits;
+
+    /* Host tables of one MoE layer. */
+    uint32_t *chosen;      /* [chunk, k] ids, as ROUTE left them */
+    float *weights;        /* [chunk, k] */
+    uint32_t *expert_list; /* [experts] the distinct routed ones, ascending */
+    uint32_t n_experts;
+    uint32_t *expert_rows; /* [experts] how many (row, rank) chose it */
+    uint32_t *pair_begin;  /* [experts] of each expert, in order of processing */
+    cf_cache_entry *taken; /* [CF_EXPERTS_PER_OP] */
+    cf_expert_work *work;  /* [CF_EXPERTS_PER_OP] */
+    uint64_t *row_ids;     /* [chunk, tables of one step] */
+};
+
+static inline cf_span exec_act(const cf_exec *x, cf_bufid buf)
+{
+    return cf_span_of(x->acts[buf]);
+}
+
+/* CF_NO_WEIGHT gives none, for ops that allow it. */
+static inline cf_weight exec_weight(const cf_exec *x, cf_wid w)
+{
+    return w == CF_NO_WEIGHT ? (cf_weight){0} : x->e->weights.list[w];
+}
+
+static inline cf_span exec_row_info(const cf_exec *x)
+{
+    return cf_span_sub(cf_span_of(x->xb[CF_XB_ROW_INFO]), 0, x->n_rows * sizeof(cf_row_info));
+}
+
+static inline uint32_t exec_width(const cf_exec *x, cf_bufid buf)
+{
+    return x->model->bufs[buf].width;
+}
+
+/* Orders what follows after what was recorded; nothing to do when nothing was. */
+void exec_barrier(cf_exec *x);
+/* Notes that work was recorded. */
+static inline void exec_recorded(cf_exec *x)
+{
+    x->recorded = x->open = true;
+}
+
+/* Submits the open batch, after `wait` (value 0: none). */
+int exec_submit(cf_exec *x, cf_gpu_point wait, cf_gpu_point *point, cf_err *err);
+/* Submits, and waits until the device has done everything. */
+int exec_finish(cf_exec *x, cf_err *err);
+
+/* dst [n_rows, w.rows] (+)= scale * w src[:, src_col ..]. */
+void exec_linear(cf_exec *x, cf_wid w, cf_span src, uint32_t src_stride, cf_span dst,
+                 uint32_t dst_stride, float scale, bool accumulate);
+
+/* Rotates the rotary part of each of `heads` heads, `skip` floats into a head. */
+void exec_rotate(cf_exec *x, uint32_t rope_def, cf_span span, uint32_t skip, uint32_t heads,
+                 uint32_t stride, uint32_t head_stride);
+
+int exec_attn(cf_exec *x, const cf_step *s, cf_err *err);
+int exec_attn_latent(cf_exec *x, const cf_step *s, cf_err *err);
+int exec_embed(cf_exec *x, const cf_step *s, cf_err *err);
+int exec_rows(cf_exec *x, const cf_step *s, cf_err *err);
+int exec_route(cf_exec *x, const cf_step *s, cf_err *err);
+int exec_experts(cf_exec *x, const cf_step *s, cf_err *err);
+
+#endif

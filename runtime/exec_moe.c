@@ -1,0 +1,214 @@
+/* Routing and experts.
+ *
+ * ROUTE reads the chosen ids back and opens a group in the expert cache; EXPERTS computes the
+ * group: residents in one go, the others as they land. Each (row, rank) has its own row of output,
+ * summed at the end in ascending expert id, so that no sum depends on what arrived when. */
+#include <string.h>
+
+#include "runtime/exec_internal.h"
+
+static cf_expert_counts *phase_counts(cf_exec *x)
+{
+    return x->batch->phase == CF_PHASE_DECODE ? &x->e->counters.decode : &x->e->counters.prefill;
+}
+
+static cf_span ids_span(const cf_exec *x, cf_exec_buf buf, uint32_t k)
+{
+    return cf_span_sub(cf_span_of(x->xb[buf]), 0, (uint64_t)x->n_rows * k * sizeof(uint32_t));
+}
+
+/* Device replies are untrusted: ids ascend and exist. */
+static int choice_read(cf_exec *x, const cf_moe_def *moe, cf_err *err)
+{
+    uint32_t k = moe->top_k, total = moe->experts + moe->zero_experts;
+    size_t n = (size_t)x->n_rows * k;
+    memcpy(x->chosen, cf_gpu_host_read(ids_span(x, CF_XB_HOST_IDS, k)), n * sizeof *x->chosen);
+    memcpy(x->weights, cf_gpu_host_read(ids_span(x, CF_XB_HOST_CHOICE, k)), n * sizeof *x->weights);
+    for (size_t i = 0; i < n; i++)
+        if (x->chosen[i] >= total || (i % k && x->chosen[i] <= x->chosen[i - 1]))
+            return CF_FAIL(err, CF_EDEVICE, "the device chose expert %u of %u in layer %u",
+                           x->chosen[i], total, moe->layer);
+    return 0;
+}
+
+/* Distinct routed experts, how many rows chose each; the counts and the policy's history. */
+static void choice_count(cf_exec *x, const cf_moe_def *moe)
+{
+    uint32_t k = moe->top_k;
+    cf_expert_counts *phase = phase_counts(x), *layer = &x->e->counters.layers[x->moe];
+    memset(x->expert_rows, 0, moe->experts * sizeof *x->expert_rows);
+    for (uint32_t r = 0; r < x->n_rows; r++) {
+        const uint32_t *ids = x->chosen + (size_t)r * k;
+        uint32_t routed = 0;
+        while (routed < k && ids[routed] < moe->experts)
+            x->expert_rows[ids[routed++]]++;
+        cf_policy_choice(x->e->policy, x->moe, r, ids, routed, x->weights + (size_t)r * k);
+        phase->selected += k;
+        phase->zero += k - routed;
+        layer->selected += k;
+        layer->zero += k - routed;
+    }
+    x->n_experts = 0;
+    for (uint32_t e = 0; e < moe->experts; e++)
+        if (x->expert_rows[e])
+            x->expert_list[x->n_experts++] = e;
+}
+
+static int choice_report(cf_exec *x, const cf_moe_def *moe, cf_err *err)
+{
+    uint32_t k = moe->top_k;
+    const cf_outputs *o = x->batch->outputs;
+    for (uint32_t r = 0; r < x->n_rows; r++) {
+        const cf_row *row = &x->batch->rows[r];
+        const uint32_t *ids = x->chosen + (size_t)r * k;
+        const float *weights = x->weights + (size_t)r * k;
+        if (o && o->route)
+            o->route(o->user, moe->layer, row->position, ids, weights, k);
+        if (x->e->trace) {
+            int rc = cf_trace_row(x->e->trace, row->session->number, row->position,
+                                  x->batch->phase, moe->layer, ids, weights, k, err);
+            if (rc < 0)
+                return rc;
+        }
+    }
+    return 0;
+}
+
+int exec_route(cf_exec *x, const cf_step *s, cf_err *err)
+{
+    const cf_route_def *d = &s->u.route;
+    const cf_moe_def *moe = &x->model->moe[d->moe];
+    uint32_t k = moe->top_k, total = moe->experts + moe->zero_experts;
+    cf_span logits = exec_act(x, d->logits);
+    exec_barrier(x);
+    cf_gpu_linear(x->gpu, CF_STREAM_COMPUTE,
+                  &(cf_op_linear){.w = exec_weight(x, d->classifier),
+                                  .bias = exec_weight(x, d->logit_bias), .x = exec_act(x, s->src),
+                                  .y = logits, .n_rows = x->n_rows,
+                                  .x_stride = exec_width(x, s->src), .y_stride = total,
+                                  .scale = 1});
+    exec_recorded(x);
+    exec_barrier(x);
+    cf_op_route op = {.logits = logits, .ids = ids_span(x, CF_XB_IDS, k),
+                      .weights = ids_span(x, CF_XB_CHOICE, k),
+                      .host_ids = ids_span(x, CF_XB_HOST_IDS, k),
+                      .host_weights = ids_span(x, CF_XB_HOST_CHOICE, k), .n_rows = x->n_rows,
+                      .n = total, .k = k, .score = d->score, .n_groups = d->n_groups,
+                      .top_groups = d->top_groups, .group_score = d->group_score,
+                      .renormalise = d->renormalise, .scale = d->scale};
+    if (d->bias != CF_NO_WEIGHT)
+        op.bias = exec_weight(x, d->bias).span;
+    cf_gpu_route(x->gpu, CF_STREAM_COMPUTE, &op);
+    exec_recorded(x);
+    int rc = exec_finish(x, err);
+    if (rc < 0)
+        return rc;
+    x->moe = d->moe;
+    if ((rc = choice_read(x, moe, err)) < 0)
+        return rc;
+    choice_count(x, moe);
+    if ((rc = choice_report(x, moe, err)) < 0)
+        return rc;
+    cf_group_counts c;
+    cf_cache_route(x->e->cache, d->moe, x->expert_list, x->n_experts, &c);
+    cf_expert_counts *to[] = {phase_counts(x), &x->e->counters.layers[d->moe]};
+    for (int i = 0; i < 2; i++) {
+        to[i]->lookups += c.lookups;
+        to[i]->vram_hits += c.hits;
+        to[i]->ram_hits += c.ram_hits;
+        to[i]->misses += c.misses;
+    }
+    return 0;
+}
+
+/* Groups the (row, rank) pairs by expert, experts in the cache's order of processing. */
+static void pairs_upload(cf_exec *x, const cf_moe_def *moe)
+{
+    uint32_t k = moe->top_k, at = 0;
+    /* expert_rows becomes each expert's write position. */
+    uint32_t *count_at = x->pair_begin; /* by order of processing, first as counts */
+    for (uint32_t i = 0; i < x->n_experts; i++)
+        count_at[cf_cache_order(x->e->cache, i)] = x->expert_rows[x->expert_list[i]];
+    for (uint32_t i = 0; i < x->n_experts; i++) {
+        uint32_t n = count_at[i];
+        x->pair_begin[i] = at;
+        at += n;
+    }
+    for (uint32_t i = 0; i < x->n_experts; i++)
+        x->expert_rows[x->expert_list[i]] = x->pair_begin[cf_cache_order(x->e->cache, i)];
+    if (!at)
+        return;
+    uint32_t *pairs = cf_gpu_host_write(
+        cf_span_sub(cf_span_of(x->xb[CF_XB_PAIRS]), 0, at * sizeof *pairs));
+    for (uint32_t p = 0; p < x->n_rows * k; p++)
+        if (x->chosen[p] < moe->experts)
+            pairs[x->expert_rows[x->chosen[p]]++] = p;
+}
+
+/* Computes n entries of the group; after this expert_rows holds each expert's end of pairs. */
+static int entries_compute(cf_exec *x, const cf_moe_def *moe, const cf_step *s, uint32_t n,
+                           cf_err *err)
+{
+    cf_gpu_point ready = {CF_STREAM_TRANSFER, 0}, done;
+    for (uint32_t i = 0; i < n; i++) {
+        const cf_cache_entry *e = &x->taken[i];
+        uint32_t begin = x->pair_begin[e->index];
+        x->work[i] = (cf_expert_work){.gate = e->pieces[CF_GATE], .up = e->pieces[CF_UP],
+                                      .down = e->pieces[CF_DOWN], .pair_begin = begin,
+                                      .pair_count = x->expert_rows[e->expert] - begin};
+        if (e->ready.value > ready.value)
+            ready = e->ready;
+    }
+    uint32_t k = moe->top_k;
+    cf_span pairs = cf_span_of(x->xb[CF_XB_PAIRS]), h = cf_span_of(x->xb[CF_XB_EXPERT_H]);
+    cf_span weights = ids_span(x, CF_XB_CHOICE, k), none = {0};
+    bool on_input = s->u.experts.weight_on_input;
+    cf_gpu_expert_glu(x->gpu, CF_STREAM_COMPUTE,
+                      &(cf_op_expert_glu){.experts = x->work, .n_experts = n,
+                                          .x = exec_act(x, s->src), .pairs = pairs, .h = h,
+                                          .weights = on_input ? weights : none,
+                                          .n_rows = x->n_rows, .k = k, .hidden = moe->hidden,
+                                          .ffn = moe->ffn, .act = s->u.experts.act});
+    exec_recorded(x);
+    exec_barrier(x);
+    cf_gpu_expert_down(x->gpu, CF_STREAM_COMPUTE,
+                       &(cf_op_expert_down){.experts = x->work, .n_experts = n, .h = h,
+                                            .pairs = pairs, .weights = on_input ? none : weights,
+                                            .out = cf_span_of(x->xb[CF_XB_EXPERT_OUT]),
+                                            .n_rows = x->n_rows, .k = k, .hidden = moe->hidden,
+                                            .ffn = moe->ffn});
+    exec_recorded(x);
+    int rc = exec_submit(x, ready, &done, err);
+    if (rc < 0)
+        return rc;
+    cf_cache_used(x->e->cache, x->taken, n, done);
+    return 0;
+}
+
+int exec_experts(cf_exec *x, const cf_step *s, cf_err *err)
+{
+    const cf_moe_def *moe = &x->model->moe[s->u.experts.moe];
+    cf_gpu_point window;
+    int rc = 0;
+    /* The window runs while we wait. */
+    if (x->open && (rc = exec_submit(x, (cf_gpu_point){CF_STREAM_TRANSFER, 0}, &window, err)) < 0)
+        return rc;
+    cf_cache_start(x->e->cache);
+    pairs_upload(x, moe);
+    while ((rc = cf_cache_take(x->e->cache, x->taken, CF_EXPERTS_PER_OP, err)) > 0)
+        if ((rc = entries_compute(x, moe, s, (uint32_t)rc, err)) < 0)
+            return rc;
+    if (rc < 0)
+        return rc;
+    cf_cache_end(x->e->cache);
+    exec_barrier(x);
+    cf_gpu_combine(x->gpu, CF_STREAM_COMPUTE,
+                   &(cf_op_combine){.out = cf_span_of(x->xb[CF_XB_EXPERT_OUT]),
+                                    .ids = ids_span(x, CF_XB_IDS, moe->top_k),
+                                    .weights = ids_span(x, CF_XB_CHOICE, moe->top_k),
+                                    .x = exec_act(x, s->src), .y = exec_act(x, s->dst),
+                                    .n_rows = x->n_rows, .k = moe->top_k, .hidden = moe->hidden,
+                                    .n_routed = moe->experts});
+    exec_recorded(x);
+    return 0;
+}

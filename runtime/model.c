@@ -1,0 +1,151 @@
+/* A model's plain data: sizes, names, disposal. See model.h. */
+#include "runtime/model.h"
+
+#include <stdlib.h>
+
+void cf_model_free(cf_model **model)
+{
+    cf_model *m = *model;
+    if (!m)
+        return;
+    for (uint32_t i = 0; i < m->n_moe; i++)
+        free(m->moe[i].extents);
+    cf_catalogue_close(&m->cat);
+    free(m->moe);
+    free(m->weights);
+    free(m->tables);
+    free(m->ropes);
+    free(m->bufs);
+    free(m->steps);
+    free(m->dir);
+    free(m);
+    *model = NULL;
+}
+
+uint64_t cf_table_row(const cf_table_def *table, const int32_t *ids, uint32_t n_ids)
+{
+    uint64_t last = (uint64_t)ids[n_ids - 1];
+    if (table->key == CF_ROWS_TOKEN)
+        return last;
+    uint64_t sum = last;
+    for (uint32_t d = 1; d < table->n && d < n_ids; d++) {
+        int32_t id = ids[n_ids - 1 - d];
+        if (id == table->stop)
+            break;
+        /* ids < 2^24, powers < rows < 2^40: no overflow over CF_MAX_NGRAM terms. */
+        sum += (uint64_t)id * table->power[d] % table->rows;
+    }
+    return sum % table->rows;
+}
+
+const char *cf_step_name(cf_step_kind kind)
+{
+    static const char *const names[] = {
+        [CF_STEP_EMBED] = "EMBED", [CF_STEP_ROWS] = "ROWS",   [CF_STEP_LINEAR] = "LINEAR",
+        [CF_STEP_NORM] = "NORM",   [CF_STEP_ATTN_LATENT] = "ATTN", [CF_STEP_ATTN] = "ATTN",
+        [CF_STEP_DENSE] = "DENSE", [CF_STEP_GATE] = "GATE",
+        [CF_STEP_ROUTE] = "ROUTE", [CF_STEP_EXPERTS] = "EXPERTS", [CF_STEP_ADD] = "ADD",
+        [CF_STEP_SCALE] = "SCALE", [CF_STEP_TAP] = "TAP",     [CF_STEP_HEAD] = "HEAD"};
+    return names[kind];
+}
+
+uint64_t cf_weight_def_bytes(const cf_weight_def *w)
+{
+    return w->rows * cf_format_row_bytes(w->dtype, w->cols);
+}
+
+uint64_t cf_model_resident_bytes(const cf_model *model)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < model->n_weights; i++)
+        sum += cf_weight_def_bytes(&model->weights[i]);
+    return sum;
+}
+
+uint64_t cf_moe_record_bytes(const cf_moe_def *moe)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < moe->n_extents; i++)
+        sum += moe->extents[i].bytes;
+    return sum;
+}
+
+uint32_t cf_step_weights(const cf_step *s, cf_wid out[CF_STEP_WEIGHTS])
+{
+    cf_wid all[CF_STEP_WEIGHTS];
+    uint32_t n = 0, kept = 0;
+#define ADD(w) all[n++] = (w)
+    switch (s->kind) {
+    case CF_STEP_EMBED:
+        ADD(s->u.embed.resident);
+        break;
+    case CF_STEP_LINEAR:
+        ADD(s->u.linear.w);
+        break;
+    case CF_STEP_NORM:
+        ADD(s->u.norm.w), ADD(s->u.norm.bias);
+        break;
+    case CF_STEP_ATTN_LATENT:
+        ADD(s->u.latent.q_a), ADD(s->u.latent.q_a_norm), ADD(s->u.latent.q_b);
+        ADD(s->u.latent.kv_a), ADD(s->u.latent.kv_a_norm), ADD(s->u.latent.kv_b);
+        ADD(s->u.latent.out);
+        break;
+    case CF_STEP_ATTN:
+        ADD(s->u.attn.q), ADD(s->u.attn.k), ADD(s->u.attn.v), ADD(s->u.attn.out);
+        ADD(s->u.attn.q_bias), ADD(s->u.attn.k_bias), ADD(s->u.attn.v_bias);
+        ADD(s->u.attn.out_bias), ADD(s->u.attn.q_norm), ADD(s->u.attn.k_norm);
+        ADD(s->u.attn.sinks);
+        break;
+    case CF_STEP_DENSE:
+        ADD(s->u.dense.gate), ADD(s->u.dense.up), ADD(s->u.dense.down);
+        break;
+    case CF_STEP_GATE:
+        ADD(s->u.gate.w);
+        break;
+    case CF_STEP_ROUTE:
+        ADD(s->u.route.classifier), ADD(s->u.route.bias), ADD(s->u.route.logit_bias);
+        break;
+    case CF_STEP_HEAD:
+        ADD(s->u.head.w), ADD(s->u.head.bias);
+        break;
+    case CF_STEP_ROWS:
+    case CF_STEP_EXPERTS:
+    case CF_STEP_ADD:
+    case CF_STEP_SCALE:
+    case CF_STEP_TAP:
+        break;
+    }
+#undef ADD
+    for (uint32_t i = 0; i < n; i++)
+        if (all[i] != CF_NO_WEIGHT)
+            out[kept++] = all[i];
+    return kept;
+}
+
+static uint64_t table_row_bytes(const cf_model *model, uint32_t table)
+{
+    return cf_format_row_bytes(model->tables[table].dtype, model->tables[table].cols);
+}
+
+uint64_t cf_step_bytes(const cf_model *model, const cf_step *step)
+{
+    cf_wid weights[CF_STEP_WEIGHTS];
+    uint64_t sum = 0;
+    if (step->kind == CF_STEP_EMBED) {
+        if (step->u.embed.resident == CF_NO_WEIGHT)
+            return table_row_bytes(model, step->u.embed.table);
+        const cf_weight_def *w = &model->weights[step->u.embed.resident];
+        return cf_format_row_bytes(w->dtype, w->cols); /* one row of the matrix */
+    }
+    if (step->kind == CF_STEP_EXPERTS) {
+        const cf_moe_def *moe = &model->moe[step->u.experts.moe];
+        return moe->top_k * cf_moe_record_bytes(moe);
+    }
+    if (step->kind == CF_STEP_ROWS)
+        for (uint32_t i = 0; i < step->u.rows.n_tables; i++)
+            sum += table_row_bytes(model, step->u.rows.first_table + i);
+    uint32_t n = cf_step_weights(step, weights);
+    for (uint32_t i = 0; i < n; i++)
+        sum += cf_weight_def_bytes(&model->weights[weights[i]]);
+    return sum;
+}

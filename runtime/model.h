@@ -1,0 +1,235 @@
+/* A model as the runtime sees it: what its files hold by role, and the plan that computes it.
+ *
+ * A family (models/) fills a cf_model from a checkpoint's config and catalogue; the engine runs
+ * it without knowing the family. Everything here is plain data, immutable after the build, owned
+ * by the cf_model. Thread-safety: read-only. */
+#ifndef CF_RUNTIME_MODEL_H
+#define CF_RUNTIME_MODEL_H
+
+#include "gpu/ops.h"
+#include "storage/catalogue.h"
+
+/* ---- hyperparameters that every family has ---- */
+
+enum { CF_MAX_EOS = 8 };
+
+typedef struct cf_spec {
+    char name[64];         /* for people: the directory's name */
+    char family[32];       /* the registered family */
+    char architecture[64]; /* as the config spells it */
+    uint32_t layers, hidden, vocab, ctx_max;
+    uint32_t heads;
+    uint32_t experts, zero_experts, top_k; /* per MoE layer */
+    int32_t bos;                           /* -1 = none */
+    int32_t eos[CF_MAX_EOS];
+    uint32_t n_eos;
+} cf_spec;
+
+/* ---- weights by role ---- */
+
+typedef uint32_t cf_wid; /* index into cf_model.weights */
+enum { CF_NO_WEIGHT = 0xffffffff };
+
+/* A resident matrix or vector (rows 1). */
+typedef struct cf_weight_def {
+    const char *name; /* the tensor's, for messages */
+    cf_extent extent;
+    cf_format dtype;
+    uint32_t rows, cols;
+    bool must_be_finite; /* router weights: checked when loaded */
+} cf_weight_def;
+
+/* One matrix of every expert of a layer: which extent of the record holds it, and how it lies
+ * there. Two matrices may share an extent (gate and up in one transposed tensor). */
+typedef struct cf_piece_def {
+    cf_format dtype;
+    uint32_t rows, cols;
+    uint32_t extent;
+    bool transposed;
+    uint32_t row_first, row_step, stride; /* as in cf_weight */
+} cf_piece_def;
+
+enum { CF_GATE, CF_UP, CF_DOWN, CF_EXPERT_PIECES };
+enum { CF_RECORD_EXTENTS = 3 };
+
+/* The routed experts of one MoE layer. */
+typedef struct cf_moe_def {
+    uint32_t layer; /* the model's own layer index */
+    uint32_t experts, zero_experts, top_k, hidden, ffn;
+    cf_piece_def pieces[CF_EXPERT_PIECES];
+    uint32_t n_extents; /* of a record; at most CF_RECORD_EXTENTS */
+    cf_extent *extents; /* [experts][n_extents] */
+} cf_moe_def;
+
+/* A table of which a few rows are read per token. */
+typedef enum {
+    CF_ROWS_TOKEN, /* row = the token's id */
+    CF_ROWS_NGRAM  /* row = hash of the token and its predecessors, see cf_table_row */
+} cf_rows_key;
+
+enum { CF_MAX_NGRAM = 8 };
+
+typedef struct cf_table_def {
+    const char *name;
+    cf_extent extent;
+    cf_format dtype;
+    uint64_t rows;
+    uint32_t cols;
+    cf_rows_key key;
+    uint32_t n;                     /* NGRAM: tokens looked at, itself included */
+    uint64_t power[CF_MAX_NGRAM];   /* NGRAM: vocab^d mod rows */
+    int32_t stop;                   /* NGRAM: look-back ends before this id (-1: never) */
+} cf_table_def;
+
+/* The row that the last of `n_ids` ids (a session's history) selects.
+ *   NGRAM: (sum_{d < n} ids[last - d] * power[d]) mod rows, ending at the beginning and at the
+ *   first predecessor equal to `stop`. 64-bit arithmetic. */
+uint64_t cf_table_row(const cf_table_def *table, const int32_t *ids, uint32_t n_ids);
+
+/* Rotary embedding: angle_i(pos) = pos * inv_freq[i]; cos and sin times amplitude. */
+enum { CF_MAX_ROT = 512 };
+
+typedef struct cf_rope_def {
+    uint32_t n_rot; /* rotated floats, even */
+    cf_rope_layout layout;
+    float amplitude;
+    float inv_freq[CF_MAX_ROT / 2];
+} cf_rope_def;
+
+/* ---- the plan ---- */
+
+typedef uint16_t cf_bufid; /* an activation buffer [rows, width] of float32 */
+
+typedef struct cf_buf_def {
+    const char *name;
+    uint32_t width;
+} cf_buf_def;
+
+typedef enum {
+    CF_STEP_EMBED,       /* dst = rows of a table by token id, or of a resident matrix */
+    CF_STEP_ROWS,        /* dst = rows of several tables side by side */
+    CF_STEP_LINEAR,      /* dst (+)= W src[:, col..] * scale */
+    CF_STEP_NORM,        /* dst = norm of src */
+    CF_STEP_ATTN_LATENT, /* dst = multi-head latent attention of src, absorbed form */
+    CF_STEP_ATTN,        /* dst = grouped-query attention of src */
+    CF_STEP_DENSE,       /* dst = down(act(gate src) * up src) */
+    CF_STEP_GATE,        /* dst = dst * sigmoid(W src), one W row for all of dst */
+    CF_STEP_ROUTE,       /* choose experts from src: ids go to the host, reads may start */
+    CF_STEP_EXPERTS,     /* dst = sum of the chosen experts of src (src is ROUTE's) */
+    CF_STEP_ADD,         /* dst = dst + scale * src */
+    CF_STEP_SCALE,       /* dst = dst * scale */
+    CF_STEP_TAP,         /* src leaves a checkpoint layer: for whoever wants hidden states */
+    CF_STEP_HEAD         /* logits of the wanted rows: LINEAR of src; the last step */
+} cf_step_kind;
+
+typedef struct cf_attn_latent_def {
+    cf_wid q_a, q_a_norm, q_b; /* q_a CF_NO_WEIGHT: q_b applies to src itself */
+    cf_wid kv_a, kv_a_norm, kv_b, out;
+    uint32_t heads, rank_q, rank_kv, nope, rope, v;
+    float q_norm_scale, kv_norm_scale; /* multiply the normed latents */
+    float norm_eps, scale;             /* scale: of the scores */
+    uint32_t rope_def, kv_slot;
+    cf_bufid q_lat, q, q_abs, kv, o_lat, o; /* scratch */
+} cf_attn_latent_def;
+
+/* What happens to queries and keys between projection and scores. */
+typedef enum {
+    CF_QK_PLAIN,
+    CF_QK_NORM_HEAD,  /* rms norm of each head, then rotated */
+    CF_QK_NORM_WHOLE, /* rms norm of the whole projection, then rotated */
+    CF_QK_ROTATE_NORM /* rotated, then weightless rms norm of each head */
+} cf_qk;
+
+enum { CF_NO_ROPE = 0xffffffff };
+
+typedef struct cf_attn_def {
+    cf_wid q, k, v, out;
+    cf_wid q_bias, k_bias, v_bias, out_bias; /* CF_NO_WEIGHT: none */
+    cf_wid q_norm, k_norm, sinks;            /* CF_NO_WEIGHT: none */
+    cf_qk qk;
+    uint32_t heads, kv_heads, head;
+    float norm_eps, scale, cap; /* cap 0: none */
+    float clip;                 /* q, k and v are clamped to it; 0: not */
+    uint32_t rope_def;          /* CF_NO_ROPE: positions do not matter */
+    uint32_t window, chunk;     /* 0: none */
+    uint32_t tune_floor;        /* > 0: q *= 1 + tune_scale * ln(1 + floor((pos + 1) / floor)) */
+    float tune_scale;
+    uint32_t k_slot, v_slot; /* of the KV cache */
+    cf_bufid q_buf, k_buf, v_buf, o_buf;
+} cf_attn_def;
+
+typedef struct cf_route_def {
+    cf_wid classifier, bias; /* bias: of the selection; CF_NO_WEIGHT: none */
+    cf_wid logit_bias;       /* CF_NO_WEIGHT: none */
+    cf_score score;
+    uint32_t n_groups, top_groups;
+    cf_group_score group_score;
+    bool renormalise;
+    float scale;
+    uint32_t moe;    /* index into cf_model.moe */
+    cf_bufid logits; /* scratch */
+} cf_route_def;
+
+typedef struct cf_step {
+    cf_step_kind kind;
+    uint32_t layer; /* the checkpoint's layer, for people */
+    cf_bufid src, dst;
+    union {
+        struct { uint32_t table; cf_wid resident; float scale; } embed; /* resident wins */
+        struct { uint32_t first_table, n_tables; } rows;
+        struct { cf_wid w; uint32_t src_col; float scale; bool accumulate; } linear;
+        struct { cf_wid w, bias; cf_norm_kind kind; float eps; } norm;
+        cf_attn_latent_def latent;
+        cf_attn_def attn;
+        struct { cf_wid gate, up, down; cf_bufid g, u; uint32_t ffn; cf_act_params act; } dense;
+        struct { cf_wid w; cf_bufid g; } gate;
+        cf_route_def route;
+        struct { uint32_t moe; cf_act_params act; bool weight_on_input; } experts;
+        struct { float scale; } add;
+        struct { float scale; } scale;
+        struct { cf_wid w, bias; float scale, cap; } head; /* cap 0: none */
+    } u;
+} cf_step;
+
+/* The KV cache: `slots` independent caches of `width` values per position. */
+typedef struct cf_kv_def {
+    uint32_t slots, width;
+    bool latent; /* f32 by default: an f16 latent is known to hurt */
+} cf_kv_def;
+
+typedef struct cf_model {
+    cf_spec spec;
+    char *dir;
+    cf_catalogue *cat;
+    cf_weight_def *weights;
+    uint32_t n_weights;
+    cf_moe_def *moe;
+    uint32_t n_moe;
+    cf_table_def *tables;
+    uint32_t n_tables;
+    cf_rope_def *ropes;
+    uint32_t n_ropes;
+    cf_buf_def *bufs;
+    uint32_t n_bufs;
+    cf_step *steps;
+    uint32_t n_steps;
+    cf_kv_def kv;
+    /* Recognised and left out: e.g. a multi-token-prediction module. */
+    uint32_t n_skipped;
+    uint64_t skipped_bytes;
+    char skipped_what[96];
+} cf_model;
+
+void cf_model_free(cf_model **model); /* accepts NULL; leaves NULL */
+
+const char *cf_step_name(cf_step_kind kind);
+/* The resident weights that a step reads; returns how many. */
+enum { CF_STEP_WEIGHTS = 16 };
+uint32_t cf_step_weights(const cf_step *step, cf_wid out[CF_STEP_WEIGHTS]);
+/* Weight bytes that a step reads for one row (EXPERTS: top_k records). */
+uint64_t cf_step_bytes(const cf_model *model, const cf_step *step);
+uint64_t cf_weight_def_bytes(const cf_weight_def *w);
+uint64_t cf_model_resident_bytes(const cf_model *model); /* stored bytes, unaligned */
+uint64_t cf_moe_record_bytes(const cf_moe_def *moe);     /* sum of the pieces */
+
+#endif

@@ -1,0 +1,100 @@
+/* The oracle decides: whole checkpoints against reference logits, hidden states, routing and greedy
+ * ids, on every device there is. Catches any mistake in a family, the plan, an op or the cache that
+ * moves a number by more than float32 noise. One process, so that pipelines compile once. */
+#include "gpu/gpu.h"
+#include "tests/check.h"
+#include "tests/support/oracle.h"
+
+static const char *const checkpoints[] = {
+    "models/demo",
+    "tests/fixtures/models/longcat_flash",
+    "tests/fixtures/models/longcat_flash_yarn",
+    "tests/fixtures/models/longcat_ngram",
+};
+
+static const char *device; /* "ref", "vulkan:0", ... */
+static const oracle *expected;
+
+static cf_options options_make(const char *kv, uint32_t chunk)
+{
+    cf_options o;
+    cf_options_init(&o);
+    o.device = device;
+    o.kv = kv;
+    o.ctx = 128;
+    o.chunk = chunk;
+    o.vram_bytes = 256u << 20;
+    o.ram_bytes = 64u << 20;
+    o.threads = 2;
+    o.check = true;
+    return o;
+}
+
+/* Runs the prompt `step` tokens at a time and checks everything; greedy ids where given. */
+static void run_one(const char *dir, const char *kv, uint32_t step, double tolerance, bool exact)
+{
+    cf_err err = {0};
+    cf_engine *e = NULL;
+    cf_session *s = NULL;
+    cf_options o = options_make(kv, step);
+    if (cf_engine_open(&e, dir, &o, &err) < 0 || cf_session_create(&s, e, &err) < 0) {
+        printf("    %s\n", err.msg);
+        CHECK_NEVER("does not open");
+        cf_engine_close(&e);
+        return;
+    }
+    oracle_run *r = oracle_run_new(expected);
+    int rc = oracle_run_prompt(r, s, step, &err);
+    if (rc < 0)
+        printf("    %s\n", err.msg);
+    CHECK_INT(rc, 0);
+    double logits = oracle_logits_error(expected, r);
+    double hidden = oracle_hidden_error(expected, r);
+    printf("    logits %.1e x std, hidden %.1e x std\n", logits, hidden);
+    CHECK(logits <= tolerance);
+    if (exact) {
+        CHECK(hidden <= tolerance);
+        CHECK_INT(oracle_expert_differences(expected, r), 0);
+        CHECK_INT(oracle_run_greedy(expected, s, expected->vocab, &err), expected->n_greedy);
+    }
+    oracle_run_free(r);
+    cf_session_destroy(&s);
+    cf_engine_close(&e);
+}
+
+static void run_checkpoint(const char *dir)
+{
+    char name[160];
+    const char *tail = strrchr(dir, '/') + 1;
+    expected = oracle_load(dir);
+    if (!expected) {
+        RUN_NAMED(dir, CHECK_NEVER("has no oracle"));
+        return;
+    }
+    snprintf(name, sizeof name, "%s %s whole prompt", device, tail);
+    RUN_NAMED(name, run_one(dir, "f32", 64, 2e-3, true));
+    snprintf(name, sizeof name, "%s %s in chunks of 5", device, tail);
+    RUN_NAMED(name, run_one(dir, "f32", 5, 2e-3, true));
+    snprintf(name, sizeof name, "%s %s token by token", device, tail);
+    RUN_NAMED(name, run_one(dir, "f32", 1, 2e-3, true));
+    snprintf(name, sizeof name, "%s %s f16 cache", device, tail);
+    RUN_NAMED(name, run_one(dir, "f16", 64, 2e-2, false));
+    oracle_free((oracle *)expected);
+}
+
+int main(int argc, char **argv)
+{
+    cf_gpu_info infos[16];
+    char why[1024];
+    int n = cf_gpu_list(infos, 16, why, sizeof why);
+    for (int i = 0; i < n; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "%.15s:%d", infos[i].backend, infos[i].index);
+        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
+            continue;
+        device = text;
+        for (size_t c = 0; c < sizeof checkpoints / sizeof *checkpoints; c++)
+            run_checkpoint(checkpoints[c]);
+    }
+    return check_done();
+}

@@ -1,0 +1,215 @@
+/* The memory plan of a model on a device: see info_memory.h. */
+#include "tools/info_memory.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "runtime/base/align.h"
+#include "runtime/expert_cache.h"
+#include "runtime/rows.h"
+#include "storage/files.h"
+#include "tools/table.h"
+
+/* ---- making it ---- */
+
+static int files_align(const cf_model *model, bool direct, uint32_t *align, cf_err *err)
+{
+    cf_files files = {0};
+    uint32_t n = cf_catalogue_file_count(model->cat);
+    const char **paths = calloc(n + 1, sizeof *paths);
+    if (!paths)
+        return CF_FAIL(err, -ENOMEM, "out of memory for %u file names", n);
+    for (uint32_t i = 0; i < n; i++)
+        paths[i] = cf_catalogue_path(model->cat, i);
+    int rc = cf_files_open(&files, paths, n, direct, err);
+    *align = files.align;
+    cf_files_close(&files);
+    free(paths);
+    return rc;
+}
+
+static int tokenizer_bytes(const cf_model *model, uint64_t *bytes, cf_err *err)
+{
+    char path[4200];
+    cf_tokenizer *tok = NULL;
+    *bytes = 0;
+    snprintf(path, sizeof path, "%s/tokenizer.json", model->dir);
+    if (access(path, F_OK) != 0)
+        return 0;
+    int rc = cf_tokenizer_load(path, &tok, err);
+    if (rc == 0)
+        *bytes = cf_tokenizer_memory(tok);
+    cf_tokenizer_close(&tok);
+    return rc;
+}
+
+int cf_info_memory_make(cf_info_memory *out, const cf_model *model, const cf_options *options,
+                        cf_err *err)
+{
+    int rc;
+    uint32_t align = 0;
+    uint64_t tokenizer = 0;
+    cf_gpu *gpu = NULL;
+    const cf_gpu_options gpu_options = {.threads = options->threads};
+    CF_TRY(files_align(model, options->direct, &align, err));
+    CF_TRY(tokenizer_bytes(model, &tokenizer, err));
+    CF_TRY(cf_gpu_open(&gpu, options->device, &gpu_options, err));
+    out->device = *cf_gpu_get_info(gpu);
+    CF_TRY(cf_memory_plan_make(&out->plan, model, &out->device, options, align, tokenizer, err));
+fail:
+    cf_gpu_close(&gpu);
+    return rc;
+}
+
+/* ---- what is in it ---- */
+
+typedef struct share {
+    char name[80];
+    uint64_t bytes;
+} share;
+
+enum { MAX_SHARES = CF_MEM_ITEMS + 4 };
+
+static void share_add(share *list, uint32_t *n, uint64_t bytes, const char *name, uint64_t count,
+                      uint64_t each)
+{
+    char text[32];
+    if (!bytes)
+        return;
+    share *s = &list[(*n)++];
+    s->bytes = bytes;
+    if (count)
+        snprintf(s->name, sizeof s->name, "%" PRIu64 " %s of %s", count, name,
+                 cf_bytes_text(each, text, sizeof text));
+    else
+        snprintf(s->name, sizeof s->name, "%s", name);
+}
+
+static uint32_t vram_shares(const cf_memory_plan *p, share *list)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n_vram; i++)
+        share_add(list, &n, p->vram[i].bytes, p->vram[i].name, 0, 0);
+    share_add(list, &n, p->shape.n_slots * p->shape.slot_bytes, "expert slots", p->shape.n_slots,
+              p->shape.slot_bytes);
+    if (p->shape.staged)
+        share_add(list, &n, p->shape.n_slabs * p->shape.slab_bytes, "staging buffers",
+                  p->shape.n_slabs, p->shape.slab_bytes);
+    return n;
+}
+
+static uint32_t ram_shares(const cf_memory_plan *p, const cf_model *model, share *list)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n_ram; i++)
+        share_add(list, &n, p->ram[i].bytes, p->ram[i].name, 0, 0);
+    share_add(list, &n, cf_cache_memory(model, p->shape.n_slots, p->shape.n_tier),
+              "tables of the expert cache", 0, 0);
+    if (!p->shape.in_place)
+        share_add(list, &n, p->shape.n_slabs * p->shape.slab_bytes, "slabs", p->shape.n_slabs,
+                  p->shape.slab_bytes);
+    if (p->shape.n_tier)
+        share_add(list, &n, p->shape.n_tier * p->shape.slot_bytes, "places of the RAM tier",
+                  p->shape.n_tier, p->shape.slot_bytes);
+    if (p->row_entries)
+        share_add(list, &n, cf_rows_memory(p->row_window_bytes, p->row_entries),
+                  "windows of table rows", p->row_entries, p->row_window_bytes);
+    return n;
+}
+
+static uint64_t chunk_token_bytes(const cf_model *m)
+{
+    return (uint64_t)m->spec.top_k * m->spec.hidden * sizeof(float);
+}
+
+/* ---- for people ---- */
+
+static void shares_print(cf_table *t, const char *pool, const share *list, uint32_t n,
+                         uint64_t budget, bool chosen)
+{
+    char text[32];
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        cf_table_cell(t, "%s", i ? "" : pool);
+        cf_table_cell(t, "%s", list[i].name);
+        cf_table_cell(t, "%s", cf_bytes_text(list[i].bytes, text, sizeof text));
+        cf_table_end_row(t);
+        sum += list[i].bytes;
+    }
+    cf_table_cell(t, "%s", "");
+    cf_table_cell(t, "together");
+    cf_table_cell(t, "%s", cf_bytes_text(sum, text, sizeof text));
+    cf_table_end_row(t);
+    cf_table_cell(t, "%s", "");
+    cf_table_cell(t, "budget, %s", chosen ? "chosen from the machine" : "as given");
+    cf_table_cell(t, "%s", cf_bytes_text(budget, text, sizeof text));
+    cf_table_end_row(t);
+}
+
+void cf_info_memory_print(const cf_info_memory *memory, const cf_model *model, FILE *out)
+{
+    const cf_memory_plan *p = &memory->plan;
+    const cf_gpu_info *d = &memory->device;
+    share list[MAX_SHARES];
+    char a[32], b[32], c[32];
+    fprintf(out, "\nMemory on %s:%d (%s), context %u, chunk %u, KV %s:\n\n", d->backend, d->index,
+            d->name, p->ctx, p->chunk, p->kv_dtype == CF_F32 ? "f32" : "f16");
+    cf_table *t = cf_table_create("llr");
+    shares_print(t, "VRAM", list, vram_shares(p, list), p->vram_budget, p->vram_chosen);
+    cf_table_end_row(t);
+    shares_print(t, "RAM", list, ram_shares(p, model, list), p->ram_budget, p->ram_chosen);
+    cf_table_print(t, out, 2);
+    cf_table_destroy(&t);
+    if (p->total_records)
+        fprintf(out, "\n  %u of %" PRIu64 " expert records fit in VRAM (%.1f %%).\n",
+                p->shape.n_slots, p->total_records,
+                100.0 * (double)cf_min_u64(p->shape.n_slots, p->total_records) /
+                    (double)p->total_records);
+    fprintf(out,
+            "  The least that works with these settings: --vram %" PRIu64 " (%s), --ram %" PRIu64
+            " (%s).\n  With every expert in VRAM: --vram %" PRIu64 " (%s).\n",
+            p->vram_min, cf_bytes_text(p->vram_min, a, sizeof a), p->ram_min,
+            cf_bytes_text(p->ram_min, b, sizeof b), p->vram_all,
+            cf_bytes_text(p->vram_all, c, sizeof c));
+    fprintf(out, "  Each token of a chunk takes %s for its experts' outputs alone.\n",
+            cf_bytes_text(chunk_token_bytes(model), a, sizeof a));
+    if (d->unified || d->cpu)
+        fprintf(out, "  The device computes in the host's memory: --vram is the budget of all that "
+                     "it uses,\n  --ram of the rest, and nothing is counted twice.\n");
+    else if (!d->imports)
+        fprintf(out, "  The device cannot read host pages: reads are copied once more on their way "
+                     "to it.\n");
+}
+
+/* ---- for programs ---- */
+
+static json_t *shares_json(const share *list, uint32_t n, uint64_t budget, bool chosen,
+                           uint64_t least)
+{
+    json_t *items = json_array();
+    for (uint32_t i = 0; i < n; i++)
+        json_array_append_new(items, json_pack("{s:s, s:I}", "name", list[i].name, "bytes",
+                                               (json_int_t)list[i].bytes));
+    return json_pack("{s:I, s:b, s:I, s:o}", "budget", (json_int_t)budget, "chosen", chosen,
+                     "least", (json_int_t)least, "items", items);
+}
+
+json_t *cf_info_memory_json(const cf_info_memory *memory, const cf_model *model)
+{
+    const cf_memory_plan *p = &memory->plan;
+    share list[MAX_SHARES];
+    uint32_t n = vram_shares(p, list);
+    json_t *vram = shares_json(list, n, p->vram_budget, p->vram_chosen, p->vram_min);
+    n = ram_shares(p, model, list);
+    json_t *ram = shares_json(list, n, p->ram_budget, p->ram_chosen, p->ram_min);
+    return json_pack("{s:o, s:s, s:i, s:i, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "device",
+                     json_sprintf("%s:%d", memory->device.backend, memory->device.index),
+                     "device_name", memory->device.name, "ctx", (int)p->ctx, "chunk", (int)p->chunk,
+                     "kv", p->kv_dtype == CF_F32 ? "f32" : "f16", "vram", vram, "ram", ram, "slots",
+                     (json_int_t)p->shape.n_slots, "slot_bytes", (json_int_t)p->shape.slot_bytes,
+                     "slabs", (json_int_t)(p->shape.n_slabs + p->shape.n_tier), "records",
+                     (json_int_t)p->total_records,
+                     "vram_all_experts", (json_int_t)p->vram_all, "bytes_per_chunk_token",
+                     (json_int_t)chunk_token_bytes(model));
+}

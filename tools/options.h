@@ -1,0 +1,104 @@
+/* Command line options: getopt_long with the common flags, and values that are checked.
+ *
+ * A value that is malformed is a usage error: one sentence that names the flag and the value, and
+ * exit 2. Abbreviated long options are refused, since a new flag could change their meaning.
+ * One cf_args at a time (getopt keeps its state in globals). */
+#ifndef CF_TOOLS_OPTIONS_H
+#define CF_TOOLS_OPTIONS_H
+
+#include <getopt.h>
+
+#include "tools/tool.h"
+
+/* The flags that every command which opens an engine takes. */
+typedef struct cf_common {
+    cf_options engine;
+    const char *stats_path, *trace_path, *timeline_path;
+    int verbose;
+    bool quiet;
+} cf_common;
+
+enum {
+    CF_OPT_DEVICE = 256,
+    CF_OPT_VRAM,
+    CF_OPT_RAM,
+    CF_OPT_CTX,
+    CF_OPT_POLICY,
+    CF_OPT_PREFETCH,
+    CF_OPT_IO,
+    CF_OPT_DIRECT,
+    CF_OPT_CHUNK,
+    CF_OPT_KV,
+    CF_OPT_THREADS,
+    CF_OPT_STATS,
+    CF_OPT_TRACE,
+    CF_OPT_TIMELINE,
+    CF_OPT_MEMORY,
+    CF_OPT_CHECK,
+    CF_OPT_COMMAND /* a command's own options from here on */
+};
+
+#define CF_COMMON_SHORT "vq"
+/* clang-format off */
+#define CF_COMMON_OPTIONS                                                                          \
+    {"device", required_argument, NULL, CF_OPT_DEVICE},                                            \
+    {"vram", required_argument, NULL, CF_OPT_VRAM},                                                \
+    {"ram", required_argument, NULL, CF_OPT_RAM},                                                  \
+    {"ctx", required_argument, NULL, CF_OPT_CTX},                                                  \
+    {"policy", required_argument, NULL, CF_OPT_POLICY},                                            \
+    {"prefetch", required_argument, NULL, CF_OPT_PREFETCH},                                        \
+    {"io", required_argument, NULL, CF_OPT_IO},                                                    \
+    {"direct", required_argument, NULL, CF_OPT_DIRECT},                                            \
+    {"chunk", required_argument, NULL, CF_OPT_CHUNK},                                              \
+    {"kv", required_argument, NULL, CF_OPT_KV},                                                    \
+    {"threads", required_argument, NULL, CF_OPT_THREADS},                                          \
+    {"stats", required_argument, NULL, CF_OPT_STATS},                                              \
+    {"trace", required_argument, NULL, CF_OPT_TRACE},                                              \
+    {"timeline", required_argument, NULL, CF_OPT_TIMELINE},                                        \
+    {"memory", required_argument, NULL, CF_OPT_MEMORY},                                            \
+    {"check", no_argument, NULL, CF_OPT_CHECK}
+/* clang-format on */
+
+extern const char cf_common_help[];
+
+typedef struct cf_args {
+    const char *command;          /* for messages */
+    const char *help;             /* printed for --help */
+    const char *short_options;    /* without 'h'; "+" and ":" are added */
+    const struct option *options; /* without help; ends in {0} */
+    cf_common *common;            /* NULL: the command has no common flags */
+    int argc;
+    char **argv;
+    /* The option just read. */
+    char name[64];
+    const char *value;
+    int exit_code; /* once cf_args_next has returned CF_ARGS_STOP */
+} cf_args;
+
+enum { CF_ARGS_END = -1, CF_ARGS_STOP = -2 };
+
+void cf_common_init(cf_common *common);
+void cf_args_begin(cf_args *args);
+
+/* The command's next own option (the common ones are taken care of), CF_ARGS_END, or CF_ARGS_STOP:
+ * help was given or a usage error reported, and the command returns args->exit_code. */
+int cf_args_next(cf_args *args);
+/* After CF_ARGS_END: the one operand, or NULL after reporting that it is missing or that there are
+ * more; `what` is its name in the usage ("MODEL"). */
+const char *cf_args_operand(cf_args *args, const char *what);
+
+/* Reports a usage error ("catflap: <sentence> (see catflap run --help)"); returns CF_ARGS_STOP. */
+int cf_args_usage(cf_args *args, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* The value of the option just read; 0, or CF_ARGS_STOP after reporting. Limits are inclusive. */
+int cf_args_u64(cf_args *args, uint64_t min, uint64_t max, uint64_t *out);
+int cf_args_u32(cf_args *args, uint32_t min, uint32_t max, uint32_t *out);
+int cf_args_double(cf_args *args, double min, double max, double *out);
+int cf_args_size(cf_args *args, uint64_t *out); /* at least one byte */
+int cf_args_switch(cf_args *args, bool *out);   /* on or off */
+
+/* Pure parsers. "12", "12K", "12M", "12G" (powers of 1024), nothing before or behind. */
+bool cf_parse_size(const char *text, uint64_t *out);
+bool cf_parse_u64(const char *text, uint64_t *out);
+
+#endif

@@ -1,0 +1,63 @@
+#version 460
+// h[p, j] = act(w * gate[j] . x[row] + gate_bias[j]) * (w * up[j] . x[row] + up_bias[j]), w being the
+// pair's weight if there are weights: OUTS outputs of T pairs of one expert per work-group. MODE:
+//   BOTH    as above
+//   ALONE   there is no up: the second factor is 1
+//   FIRST   h = the first argument of act, without act: leaves the second factor in h
+//   SECOND  the second factor is what is in h
+#extension GL_GOOGLE_include_directive : require
+layout(constant_id = 5) const uint MODE = 0;
+layout(constant_id = 6) const uint ACT = 0;
+#include "common.glsl"
+#include "dot_tile.glsl"
+#include "vector.glsl"
+#include "act.glsl"
+
+layout(push_constant, std430) uniform Params {
+    uint64_t table, x, pairs, h, weights;
+    uint k, hidden, ffn, gate_step, up_step;
+    uint gate_bias_dtype, gate_bias_step, up_bias_dtype, up_bias_step;
+    float limit, alpha;
+} p;
+
+layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Expert {
+    uint64_t gate, up, gate_bias, up_bias;
+    uint pair_begin, pair_count;
+};
+
+const uint BOTH = 0, FIRST = 2, SECOND = 3; // glu_mode in vk_ops.c
+const uint OUTS = MODE == BOTH ? R / 2 : R;
+
+void main()
+{
+    uint j0 = gl_WorkGroupID.x * OUTS, t0 = gl_WorkGroupID.z * T;
+    Expert e = Expert(p.table + uint64_t(gl_WorkGroupID.y) * 40ul);
+    if (t0 >= e.pair_count)
+        return;
+    dot_outputs(0, OUTS, e.gate, p.gate_step, j0, p.ffn, p.hidden);
+    if (MODE == BOTH)
+        dot_outputs(OUTS, OUTS, e.up, p.up_step, j0, p.ffn, p.hidden);
+    [[unroll]] for (uint i = 0; i < T; i++) {
+        uint pair = e.pair_begin + min(t0 + i, e.pair_count - 1);
+        dot_x[i] = p.x + uint64_t(U32s(p.pairs).v[pair] / p.k) * p.hidden * 4ul;
+    }
+    dot_tile(p.hidden);
+    Vector gate_bias = Vector(e.gate_bias, p.gate_bias_dtype, p.gate_bias_step);
+    Vector up_bias = Vector(e.up_bias, p.up_bias_dtype, p.up_bias_step);
+    for (uint i = gl_LocalInvocationID.x; i < OUTS * T; i += WG) {
+        uint s = i % OUTS, j = j0 + s, t = i / OUTS;
+        if (j >= p.ffn || t0 + t >= e.pair_count)
+            continue;
+        uint64_t row = e.pair_begin + t0 + t;
+        F32s h = F32s(p.h + row * p.ffn * 4ul);
+        float weight = 1.0, up = 1.0;
+        if (p.weights != 0ul)
+            weight = F32s(p.weights).v[U32s(p.pairs).v[uint(row)]];
+        if (MODE == BOTH)
+            up = weight * dot_sum(OUTS + s, t) + vector_or_zero(up_bias, j);
+        if (MODE == SECOND)
+            up = h.v[j];
+        float gate = weight * dot_sum(s, t) + vector_or_zero(gate_bias, j);
+        h.v[j] = MODE == FIRST ? gate : activate(ACT, gate, up, p.limit, p.alpha);
+    }
+}

@@ -4,9 +4,18 @@
 
 #include "models/family.h"
 
-extern const cf_family cf_family_longcat;
+extern const cf_family cf_family_longcat, cf_family_mixtral, cf_family_minimax_m2,
+    cf_family_qwen2_moe, cf_family_qwen3_moe, cf_family_olmoe, cf_family_deepseek_moe,
+    cf_family_deepseek_v2, cf_family_deepseek_v3, cf_family_glm4_moe,
+    cf_family_granite_moe, cf_family_ernie4_5_moe, cf_family_minicpm_moe, cf_family_grok1,
+    cf_family_dbrx, cf_family_llama4;
 
-const cf_family *const cf_families[] = {&cf_family_longcat, NULL};
+const cf_family *const cf_families[] = {
+    &cf_family_longcat,      &cf_family_mixtral,     &cf_family_minimax_m2,  &cf_family_qwen2_moe,
+    &cf_family_qwen3_moe,    &cf_family_olmoe,       &cf_family_deepseek_moe, &cf_family_deepseek_v2,
+    &cf_family_deepseek_v3,  &cf_family_glm4_moe,    &cf_family_granite_moe,  &cf_family_ernie4_5_moe,
+    &cf_family_minicpm_moe,  &cf_family_grok1,       &cf_family_dbrx,         &cf_family_llama4,
+    NULL};
 
 static bool list_has(const char *const *list, const char *name)
 {

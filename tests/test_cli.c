@@ -247,7 +247,7 @@ static void usage_errors(void)
 static void help_everywhere(void)
 {
     static const char *const commands[] = {"run",    "eval",  "info",
-                                           "verify", "mkmodel"};
+                                           "verify", "tune", "mkmodel"};
     result r;
     cli(&r, "--help");
     CHECK_INT(r.code, 0);

@@ -16,6 +16,7 @@ static const command commands[] = {
     {"eval", cmd_eval, "perplexity and speed over a text; logits and hidden states"},
     {"info", cmd_info, "what a model is, its memory plan, its steps; the devices here"},
     {"verify", cmd_verify, "check a model's files without a run"},
+    {"tune", cmd_tune, "replay routing traces: what a cache size and a policy would bring"},
     {"mkmodel", cmd_mkmodel, "write a checkpoint of random weights, of any size"},
 };
 

@@ -14,6 +14,7 @@
 /* In the order of the list; ref is last. */
 static const struct cf_gpu_fns *const backends[] = {
     &cf_vk_fns,
+    &cf_ocl_fns,
     &cf_ref_fns,
 };
 enum { BACKENDS = sizeof backends / sizeof backends[0], MAX_DEVICES = 16 };
@@ -81,7 +82,7 @@ static const struct {
     const struct cf_gpu_fns *fns;
     bool cpu;
 } preferred[] = {
-    {&cf_vk_fns, false},
+    {&cf_vk_fns, false}, {&cf_ocl_fns, false}, {&cf_ocl_fns, true},
     {&cf_vk_fns, true},  {&cf_ref_fns, true},
 };
 enum { PREFERRED = sizeof preferred / sizeof preferred[0] };

@@ -4,6 +4,7 @@
  *
  * ref is held to definitions written here in double precision, independently of its code; every
  * other device that cf_gpu_list reports is held to the same and to ref's results. */
+#include "gpu/opencl/ocl.h"
 #include "tests/check.h"
 #include "tests/support/op_cases.h"
 
@@ -816,6 +817,18 @@ static void device_check(const cf_gpu_info *info, const char *as)
     cf_gpu_close(&gpu);
 }
 
+/* The other shape of the OpenCL kernels, and the other models of memory, where no such GPU is. */
+static void guises_check(const cf_gpu_info *info)
+{
+    if (strcmp(info->backend, "opencl") || !info->cpu)
+        return;
+    ocl_test_guise = OCL_AS_INTEGRATED_GPU;
+    device_check(info, " as integrated GPU");
+    ocl_test_guise = OCL_AS_DISCRETE_GPU;
+    device_check(info, " as discrete GPU");
+    ocl_test_guise = OCL_AS_IT_IS;
+}
+
 /* ---- the seam ---- */
 
 static void opening_names_what_is_known(void)
@@ -919,6 +932,7 @@ int main(void)
     RUN(ref_ignores_layouts);
     for (int i = n; i-- > 0;) { /* ref first */
         device_check(&infos[i], "");
+        guises_check(&infos[i]);
     }
     cf_gpu_close(&judge);
     return check_done();

@@ -1,0 +1,110 @@
+// What every kernel shares: how work is split, vectors, and two shapes of one source.
+//
+// WG, the work-group size, is given when the program is built: 1 on a CPU, where an item does a
+// whole unit of work with explicit vectors and there is neither local memory nor a barrier; 64 on
+// a GPU, where the items of a group share a unit and add their parts in a fixed order. A kernel
+// has `units` of work; group g of G takes the g-th part of them, so any number of groups gives
+// the same bits, and a grid stays small however large the work.
+#pragma OPENCL FP_CONTRACT OFF
+
+#if WG == 1
+#define LANES 16
+typedef float16 vec;
+typedef uint16 uvec;
+#define VEC_LOAD(p)     vload16(0, p)
+#define VEC_STORE(v, p) vstore16(v, 0, p)
+#define VEC_OF_BITS     as_float16
+#define BITS_OF_VEC     as_uint16
+#define LOAD_U16S(p)    convert_uint16(vload16(0, p))
+#define SHARED
+#define SYNC()
+#define ITEM  0u
+#else
+#define LANES 8
+typedef float8 vec;
+typedef uint8 uvec;
+#define VEC_LOAD(p)     vload8(0, p)
+#define VEC_STORE(v, p) vstore8(v, 0, p)
+#define VEC_OF_BITS     as_float8
+#define BITS_OF_VEC     as_uint8
+#define LOAD_U16S(p)    convert_uint8(vload8(0, p))
+#define SHARED __local
+#define SYNC() barrier(CLK_LOCAL_MEM_FENCE)
+#define ITEM   ((uint)get_local_id(0))
+#endif
+
+#define CHUNK OCL_CHUNK(WG)
+
+// Inlined everywhere, so that a constant argument is one to the loops inside.
+#define INLINE static inline __attribute__((always_inline))
+#define KERNEL __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void
+#define GROUP_UNITS(u, n)                                                                          \
+    ulong u = (n)*get_group_id(0) / get_num_groups(0);                                             \
+    u < (n) * (get_group_id(0) + 1) / get_num_groups(0);                                           \
+    u++
+
+typedef const __global uchar *bytes_in;
+typedef __global uchar *bytes_out;
+#define FLOATS(buf, off)     ((const __global float *)((buf) + (off)))
+#define UINTS(buf, off)      ((const __global uint *)((buf) + (off)))
+#define FLOATS_OUT(buf, off) ((__global float *)((buf) + (off)))
+#define UINTS_OUT(buf, off)  ((__global uint *)((buf) + (off)))
+
+// a * b + c, rounded once where the hardware does so: named, not left to the compiler, so that
+// the bits of a result do not depend on the tile that it is computed in.
+#if defined(FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA) || WG > 1
+#define MULTIPLY_ADD(a, b, c) fma(a, b, c)
+#else
+#define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
+#endif
+
+#if WG == 1 && defined(__has_builtin)
+#if __has_builtin(__builtin_prefetch)
+#define PREFETCH(p) __builtin_prefetch(p)
+#endif
+#endif
+#ifndef PREFETCH
+#define PREFETCH(p)
+#endif
+
+// The first n of the floats at p, at most LANES, then zeros.
+INLINE vec vec_load_n(const __global float *p, ulong n)
+{
+    float v[LANES];
+    if (n >= LANES)
+        return VEC_LOAD(p);
+    for (uint i = 0; i < LANES; i++)
+        v[i] = i < n ? p[i] : 0.0f;
+    return VEC_LOAD(v);
+}
+
+INLINE void vec_store_n(vec v, __global float *p, ulong n)
+{
+    float f[LANES];
+    if (n >= LANES) {
+        VEC_STORE(v, p);
+        return;
+    }
+    VEC_STORE(v, f);
+    for (uint i = 0; i < n; i++)
+        p[i] = f[i];
+}
+
+// The lanes added as a tree.
+INLINE float vec_sum(vec v)
+{
+#if LANES == 16
+    float8 a = v.lo + v.hi;
+#else
+    float8 a = v;
+#endif
+    float4 b = a.lo + a.hi;
+    float2 c = b.lo + b.hi;
+    return c.lo + c.hi;
+}
+
+// By bits: a driver may assume that no NaN occurs and drop isnan().
+INLINE bool is_nan(float v)
+{
+    return (as_uint(v) & 0x7fffffffu) > 0x7f800000u;
+}

@@ -1,0 +1,12 @@
+# The kernels' sources are embedded at build, each file as one C string literal; ocl_program.c puts
+# the programs together from them. A new weight format is one file format_<name>.cl and one line
+# there.
+OCL_DIR  := gpu/opencl/kernels
+OCL_GEN  := $(BUILD)/$(OCL_DIR)
+OCL_SRC  := $(wildcard $(OCL_DIR)/*.cl) $(OCL_DIR)/ocl_params.h
+OCL_INC  := $(OCL_SRC:%=$(BUILD)/%.inc)
+
+$(OCL_GEN)/%.inc: $(OCL_DIR)/%
+	@echo "  CL    $@"; mkdir -p $(@D)
+	$(Q)sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/.*/"&\\n"/' $< >$@
+$(BUILD)/gpu/opencl/ocl_program.o: $(OCL_INC)

@@ -1,0 +1,231 @@
+// The KV cache in the format of the program: F32 or F16 (KV_F16). A row's cf_row_info is
+// cell, first_cell, n_cells, position.
+
+// cache[rows[u].cell] = x[u]. A unit is a row.
+KERNEL kv_store(bytes_in x, bytes_out cache, bytes_in rows, const ocl_kv_store_params p)
+{
+    for (GROUP_UNITS(u, p.units)) {
+        const __global float *in = FLOATS(x, p.x) + u * p.x_stride;
+        ulong cell = UINTS(rows, p.rows)[4 * u];
+        bytes_out out = cache + p.cache + cell * weight_bytes(p.width);
+        for (uint i = ITEM; i < p.width; i += WG) {
+#ifdef KV_F16
+            vstore_half_rte(in[i], i, (__global half *)out);
+#else
+            ((__global float *)out)[i] = in[i];
+#endif
+        }
+    }
+}
+
+// Attention of up to ATTN_HEADS heads of a row over its cells, ATTN_CELLS at a time, with a running
+// maximum and sum (online softmax): nothing grows with the context. Scores are tiles of dot.cl,
+// cells against heads; y holds the running weighted sum, each item its own columns of it. `t`, how
+// many heads a tile has room for, is a constant.
+#define ATTN_HEADS ((uint)OCL_TILE_HEADS) // at most DOT_T
+#define ATTN_CELLS 16u
+
+// What a unit keeps of its heads.
+typedef struct attn_heads {
+    __global float *y[OCL_TILE_HEADS];
+    float top[OCL_TILE_HEADS], total[OCL_TILE_HEADS], rescale[OCL_TILE_HEADS];
+} attn_heads;
+
+// s[h, c] = scale * sum for the tile's DOT_R cells from c0 on that are below n.
+INLINE void attn_scores_keep(const uint t, const dot_acc *acc, uint c0, uint n, float scale,
+                             float cap, SHARED float *s, dot_sums sums)
+{
+    dot_finish(DOT_R * t, acc, sums);
+    for (uint i = ITEM; i < DOT_R * t; i += WG) {
+        uint c = c0 + i / t;
+        float v = scale * DOT_SUM(sums, i);
+        if (cap > 0.0f)
+            v = cap * tanh(v / cap);
+        if (c < n)
+            s[i % t * ATTN_CELLS + c] = v;
+    }
+}
+
+// Scores of n cells into shares of the sum so far; top, total and rescale go along.
+INLINE void attn_weigh(const uint t, uint n, attn_heads *a, SHARED float *s)
+{
+    SYNC();
+    for (uint h = 0; h < t; h++) {
+        float most = a->top[h];
+        for (uint c = 0; c < n; c++)
+            most = fmax(most, s[h * ATTN_CELLS + c]);
+        a->rescale[h] = exp(a->top[h] - most);
+        a->top[h] = most;
+    }
+    SYNC();
+    for (uint i = ITEM; i < t * ATTN_CELLS; i += WG)
+        if (i % ATTN_CELLS < n)
+            s[i] = exp(s[i] - a->top[i / ATTN_CELLS]);
+    SYNC();
+    for (uint h = 0; h < t; h++) {
+        a->total[h] *= a->rescale[h];
+        for (uint c = 0; c < n; c++)
+            a->total[h] += s[h * ATTN_CELLS + c];
+    }
+}
+
+// y[h] = y[h] * rescale[h] + sum_c s[h, c] * values_c; nothing is read of y at the first cells.
+INLINE void attn_add(const uint t, bytes_in values, ulong cell_bytes, uint width, uint n,
+                     uint heads, bool first, attn_heads *a, const SHARED float *s)
+{
+    uint blocks = (width + W_BLOCK - 1) / W_BLOCK;
+    for (uint b = ITEM; b < blocks; b += WG) {
+        uint k = b * W_BLOCK;
+        bool whole = k + LANES <= width;
+        vec acc[ATTN_HEADS], e[W_VECS];
+        for (uint h = 0; h < t; h++) {
+            acc[h] = 0.0f;
+            if (!first && h < heads)
+                acc[h] = vec_load_n(a->y[h] + k, width - k) * a->rescale[h];
+        }
+        for (uint c = 0; c < n; c++) {
+            if (whole)
+                weight_block(values + c * cell_bytes, b, e);
+            else
+                weight_tail(values + c * cell_bytes, b, width, e);
+#pragma unroll
+            for (uint h = 0; h < t; h++)
+                acc[h] = MULTIPLY_ADD(e[0], (vec)s[h * ATTN_CELLS + c], acc[h]);
+        }
+        for (uint h = 0; h < heads; h++)
+            vec_store_n(acc[h], a->y[h] + k, width - k);
+    }
+    SYNC();
+}
+
+// Each item its own columns again: those of attn_add.
+INLINE void attn_divide(uint width, uint heads, attn_heads *a)
+{
+    for (uint b = ITEM; b * W_BLOCK < width; b += WG)
+        for (uint h = 0; h < heads; h++)
+            for (uint k = b * W_BLOCK; k < min((b + 1) * W_BLOCK, width); k++)
+                a->y[h][k] /= a->total[h];
+}
+
+// Scores q_lat[h] . latent + q_rope[h] . rope of the n cells from `cells` on.
+INLINE void latent_scores(bytes_in cells, uint n, const __global float *const *q_lat,
+                          const __global float *const *q_rope, const ocl_attn_latent_params *p,
+                          SHARED float *s, dot_sums sums)
+{
+    ulong cell_bytes = weight_bytes(p->rank + p->n_rope);
+    for (uint c0 = 0; c0 < n; c0 += DOT_R) {
+        bytes_in rows[DOT_R];
+        dot_acc acc[DOT_R * ATTN_HEADS];
+        for (uint i = 0; i < DOT_R; i++)
+            rows[i] = cells + min(c0 + i, n - 1) * cell_bytes;
+#pragma unroll
+        for (uint i = 0; i < DOT_R * ATTN_HEADS; i++)
+            acc[i] = 0.0f;
+        dot_tile(ATTN_HEADS, rows, q_lat, p->rank, acc);
+        for (uint i = 0; i < DOT_R; i++)
+            rows[i] += weight_bytes(p->rank);
+        dot_tile(ATTN_HEADS, rows, q_rope, p->n_rope, acc);
+        attn_scores_keep(ATTN_HEADS, acc, c0, n, p->scale, 0.0f, s, sums);
+    }
+}
+
+// One unit: heads [h0, h0 + heads) of row r.
+INLINE void latent_unit(bytes_in q_lat, bytes_in q_rope, bytes_in cache, bytes_in rows, bytes_out y,
+                        const ocl_attn_latent_params *p, ulong r, uint h0, SHARED float *s,
+                        dot_sums sums)
+{
+    uint heads = min(ATTN_HEADS, p->n_heads - h0);
+    uint first = UINTS(rows, p->rows)[4 * r + 1], n = UINTS(rows, p->rows)[4 * r + 2];
+    ulong cell_bytes = weight_bytes(p->rank + p->n_rope);
+    const __global float *ql[ATTN_HEADS], *qr[ATTN_HEADS];
+    attn_heads a;
+    for (uint i = 0; i < ATTN_HEADS; i++) {
+        ulong h = min(h0 + i, p->n_heads - 1);
+        ql[i] = FLOATS(q_lat, p->q_lat) + (r * p->n_heads + h) * p->rank;
+        qr[i] = FLOATS(q_rope, p->q_rope) + r * p->q_stride + h * p->q_head_stride;
+        a.y[i] = FLOATS_OUT(y, p->y) + (r * p->n_heads + h) * p->rank;
+        a.top[i] = -INFINITY;
+        a.total[i] = 0.0f;
+    }
+    for (uint c0 = 0; c0 < n; c0 += ATTN_CELLS) {
+        uint count = min(ATTN_CELLS, n - c0);
+        bytes_in cells = cache + p->cache + (ulong)(first + c0) * cell_bytes;
+        latent_scores(cells, count, ql, qr, p, s, sums);
+        attn_weigh(ATTN_HEADS, count, &a, s);
+        attn_add(ATTN_HEADS, cells, cell_bytes, p->rank, count, heads, c0 == 0, &a, s);
+    }
+    attn_divide(p->rank, heads, &a);
+}
+
+KERNEL attn_latent(bytes_in q_lat, bytes_in q_rope, bytes_in cache, bytes_in rows, bytes_out y,
+                   const ocl_attn_latent_params p)
+{
+    SHARED float s[ATTN_HEADS * ATTN_CELLS];
+    DOT_SUMS(sums)
+    uint groups = (p.n_heads + ATTN_HEADS - 1) / ATTN_HEADS;
+    for (GROUP_UNITS(u, p.units))
+        latent_unit(q_lat, q_rope, cache, rows, y, &p, u / groups, (uint)(u % groups) * ATTN_HEADS,
+                    s, sums);
+}
+
+// One unit: heads [h0, h0 + heads) of row r, all of key head kv. The visible cells are the last of
+// the row's and those just before it.
+INLINE void attn_unit(const uint t, bytes_in q, bytes_in k, bytes_in v, bytes_in rows,
+                      bytes_in sinks, bytes_out y, const ocl_attn_params *p, ulong r, uint kv,
+                      uint h0, uint heads, SHARED float *s, dot_sums sums)
+{
+    const __global uint *row = UINTS(rows, p->rows) + 4 * r;
+    uint n = row[2], end = row[1] + row[2];
+    if (p->window)
+        n = min(n, p->window);
+    if (p->chunk)
+        n = min(n, row[3] % p->chunk + 1);
+    ulong k_head = weight_bytes(p->d_k), v_head = weight_bytes(p->d_v);
+    const __global float *qs[ATTN_HEADS];
+    attn_heads a;
+    for (uint i = 0; i < t; i++) {
+        ulong h = h0 + min(i, heads - 1);
+        qs[i] = FLOATS(q, p->q) + r * p->q_stride + h * p->d_k;
+        a.y[i] = FLOATS_OUT(y, p->y) + (r * p->n_heads + h) * p->d_v;
+        a.top[i] = vector_is(p->sinks) ? vector_element(sinks, p->sinks, h) : -INFINITY;
+        a.total[i] = a.top[i] > -INFINITY ? 1.0f : 0.0f; // the sink has no value to add
+    }
+    for (uint c0 = 0; c0 < n; c0 += ATTN_CELLS) {
+        uint count = min(ATTN_CELLS, n - c0);
+        ulong at = (ulong)(end - n + c0) * p->n_kv_heads + kv;
+        bytes_in keys = k + p->k + at * k_head;
+        for (uint c = 0; c < count; c += DOT_R) {
+            bytes_in cells[DOT_R];
+            dot_acc acc[DOT_R * ATTN_HEADS];
+            for (uint i = 0; i < DOT_R; i++)
+                cells[i] = keys + min(c + i, count - 1) * p->n_kv_heads * k_head;
+#pragma unroll
+            for (uint i = 0; i < DOT_R * t; i++)
+                acc[i] = 0.0f;
+            dot_tile(t, cells, qs, p->d_k, acc);
+            attn_scores_keep(t, acc, c, count, p->scale, p->cap, s, sums);
+        }
+        attn_weigh(t, count, &a, s);
+        attn_add(t, v + p->v + at * v_head, p->n_kv_heads * v_head, p->d_v, count, heads, c0 == 0,
+                 &a, s);
+    }
+    attn_divide(p->d_v, heads, &a);
+}
+
+KERNEL attn(bytes_in q, bytes_in k, bytes_in v, bytes_in rows, bytes_in sinks, bytes_out y,
+            const ocl_attn_params p)
+{
+    SHARED float s[ATTN_HEADS * ATTN_CELLS];
+    DOT_SUMS(sums)
+    uint per_kv = p.n_heads / p.n_kv_heads, groups = (per_kv + ATTN_HEADS - 1) / ATTN_HEADS;
+    for (GROUP_UNITS(u, p.units)) {
+        uint group = (uint)(u % groups), kv = (uint)(u / groups % p.n_kv_heads);
+        uint heads = min(ATTN_HEADS, per_kv - group * ATTN_HEADS);
+        uint h0 = kv * per_kv + group * ATTN_HEADS;
+        ulong r = u / groups / p.n_kv_heads;
+        if (heads == 1)
+            attn_unit(1, q, k, v, rows, sinks, y, &p, r, kv, h0, 1, s, sums);
+        else
+            attn_unit(ATTN_HEADS, q, k, v, rows, sinks, y, &p, r, kv, h0, heads, s, sums);
+    }
+}

@@ -1,0 +1,176 @@
+/* The parameters of the kernels, one struct each, passed by value: compiled by the host (ocl_ops.c)
+ * and by the device, as the first source of every program. Offsets are in bytes from the start of
+ * the buffer argument of the same name. 64-bit members come first: no padding on either side. */
+#ifndef OCL_PARAMS_H
+#define OCL_PARAMS_H
+#ifdef __OPENCL_VERSION__
+typedef ulong ocl_u64;
+typedef uint ocl_u32;
+#else
+#include <stdint.h>
+typedef uint64_t ocl_u64;
+typedef uint32_t ocl_u32;
+#endif
+
+#define OCL_EXPERTS_PER_LAUNCH 20 /* the tables below stay under the 1,024 bytes of arguments */
+#define OCL_TILE_ROWS          4  /* weight rows that a tile of dot.cl works on */
+#define OCL_TILE_HEADS         4  /* heads that share a pass of attention over the cells */
+/* By work-group size: elements of a unit of elementwise work; columns of an item of
+ * head_linear_t, a multiple of what a format decodes at once. */
+#define OCL_CHUNK(group_size)     ((group_size) == 1 ? 1024u : 512u)
+#define OCL_T_COLUMNS(group_size) ((group_size) == 1 ? 64u : 8u)
+
+/* Formats of a vector, as cf_format has them, and none. */
+#define OCL_F32       0
+#define OCL_F16       1
+#define OCL_BF16      2
+#define OCL_NO_VECTOR 0xffffffffu
+
+/* Activations, as cf_act has them. */
+#define OCL_ACT_GELU_TANH      1
+#define OCL_ACT_RELU           2
+#define OCL_ACT_SWIGLU_CLAMPED 3
+
+/* Maps, as cf_map_kind has them. */
+#define OCL_MAP_CLAMP       0
+#define OCL_MAP_SOFTCAP     1
+#define OCL_MAP_MUL_SIGMOID 2
+
+/* What expert_glu does with the products of `gate`: with those of `up` beside them; alone; keep
+ * them in h, being up's; with those kept in h. */
+#define OCL_GLU_BOTH   0
+#define OCL_GLU_ALONE  1
+#define OCL_GLU_FIRST  2
+#define OCL_GLU_SECOND 3
+
+/* What every kernel has: how many units of work its groups share out (see common.cl). */
+typedef struct ocl_params {
+    ocl_u64 units;
+} ocl_params;
+
+/* A bias, gain or sink: its format is known at run time; neighbours lie `step` elements apart. */
+typedef struct ocl_vector {
+    ocl_u64 at;
+    ocl_u32 format, step;
+} ocl_vector;
+
+/* w_step: from output to output in stored rows; transposed: from column to column in elements. */
+typedef struct ocl_linear_params {
+    ocl_u64 units, w, x, y;
+    ocl_vector bias;
+    ocl_u32 w_step, rows, cols, n_rows, x_stride, y_stride, accumulate, tile_rows;
+    float scale;
+    ocl_u32 unused;
+} ocl_linear_params;
+
+typedef ocl_linear_params ocl_linear_t_params;
+
+typedef struct ocl_head_linear_params {
+    ocl_u64 units, w, x, y;
+    ocl_u32 cols, n_rows, head_rows, row_off, n_sub, tile_rows;
+    ocl_u32 x_stride, x_head_stride, y_stride, y_head_stride;
+} ocl_head_linear_params;
+
+typedef ocl_head_linear_params ocl_head_linear_t_params;
+
+/* w_head_step, bias_head_step: 0, or width: a part for each head. */
+typedef struct ocl_norm_params {
+    ocl_u64 units, x, y;
+    ocl_vector w, bias;
+    ocl_u32 n_heads, width, x_stride, x_head_stride, y_stride, y_head_stride;
+    ocl_u32 w_head_step, bias_head_step, layer;
+    float eps, scale, offset;
+} ocl_norm_params;
+
+typedef struct ocl_rope_params {
+    ocl_u64 units, x, cos_sin;
+    ocl_u32 n_heads, n_pairs, stride, head_stride, half_apart;
+    ocl_u32 unused;
+} ocl_rope_params;
+
+typedef struct ocl_kv_store_params {
+    ocl_u64 units, x, cache, rows;
+    ocl_u32 width, x_stride;
+} ocl_kv_store_params;
+
+typedef struct ocl_attn_latent_params {
+    ocl_u64 units, q_lat, q_rope, cache, rows, y;
+    ocl_u32 n_heads, rank, n_rope, q_stride, q_head_stride;
+    float scale;
+} ocl_attn_latent_params;
+
+typedef struct ocl_attn_params {
+    ocl_u64 units, q, k, v, rows, y;
+    ocl_vector sinks;
+    ocl_u32 n_heads, n_kv_heads, d_k, d_v, q_stride, window, chunk;
+    float scale, cap;
+    ocl_u32 unused;
+} ocl_attn_params;
+
+typedef struct ocl_glu_params {
+    ocl_u64 units, g, u, y, n;
+    ocl_u32 has_u, act;
+    float limit, alpha;
+} ocl_glu_params;
+
+/* b_step: 0: b[r, 0] serves the row. */
+typedef struct ocl_map_params {
+    ocl_u64 units, a, b, y;
+    ocl_u32 kind, width, a_stride, b_stride, b_step, y_stride;
+    float p, q;
+} ocl_map_params;
+
+typedef struct ocl_add_params {
+    ocl_u64 units, a, b, y, n;
+    float alpha, beta;
+    ocl_u32 has_b, unused;
+} ocl_add_params;
+
+typedef struct ocl_route_params {
+    ocl_u64 units, logits, bias, ids, weights, host_ids, host_weights;
+    ocl_u32 n, k, has_bias, sigmoid, renormalise;
+    float scale;
+    ocl_u32 n_groups, top_groups, top_two, unused;
+} ocl_route_params;
+
+typedef struct ocl_glu_expert {
+    ocl_u64 gate, up, gate_bias, up_bias;
+    ocl_u32 pair_begin, pair_count;
+} ocl_glu_expert;
+
+/* Steps: as those of linear; formats and steps of the biases: as ocl_vector's. */
+typedef struct ocl_expert_glu_params {
+    ocl_u64 units, x, pairs, weights, h;
+    ocl_u32 k, hidden, ffn, tile_rows, mode, act, gate_step, up_step, has_weights;
+    ocl_u32 gate_bias_format, gate_bias_step, up_bias_format, up_bias_step;
+    float limit, alpha;
+    ocl_u32 unused;
+    ocl_glu_expert experts[OCL_EXPERTS_PER_LAUNCH];
+} ocl_expert_glu_params;
+
+typedef ocl_expert_glu_params ocl_expert_glu_t_params;
+
+typedef struct ocl_down_expert {
+    ocl_u64 down, bias;
+    ocl_u32 pair_begin, pair_count;
+} ocl_down_expert;
+
+typedef struct ocl_expert_down_params {
+    ocl_u64 units, h, pairs, weights, y;
+    ocl_u32 hidden, ffn, tile_rows, down_step, has_weights, bias_format, bias_step, unused;
+    ocl_down_expert experts[OCL_EXPERTS_PER_LAUNCH];
+} ocl_expert_down_params;
+
+typedef ocl_expert_down_params ocl_expert_down_t_params;
+
+typedef struct ocl_combine_params {
+    ocl_u64 units, outs, ids, weights, x, y;
+    ocl_u32 k, hidden, n_routed, unused;
+} ocl_combine_params;
+
+typedef struct ocl_get_rows_params {
+    ocl_u64 units, table, ids, y;
+    ocl_u32 cols, y_stride, has_ids;
+    float scale;
+} ocl_get_rows_params;
+#endif

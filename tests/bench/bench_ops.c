@@ -1,0 +1,421 @@
+/* How fast the ops of gpu/ops.h are on a device, beside what its memory delivers.
+ *
+ *   bench_ops [--device NAME[:INDEX]] [--threads N] [--pool MIB] [--seconds S] [--op TEXT]
+ *
+ * One line a case: the median time of an op over batches of them, the bytes that it must read at
+ * least, those per second, and as a share of the ceiling; and arithmetic per second, which bounds
+ * ops over many rows. Ops of a batch go round a pool of weights that no cache holds, with a barrier
+ * after each. The ceiling: on a CPU its threads sum up the pool, on a GPU it copies the pool. */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gpu/gpu.h"
+#include "gpu/ops.h"
+#include "runtime/base/align.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/f16.h"
+#include "runtime/base/pages.h"
+#include "runtime/base/rng.h"
+#include "runtime/base/threads.h"
+
+enum {
+    STAGING_BYTES = 16 << 20, /* of random weights, repeated over the pool */
+    ACTIVATION_FLOATS = 16 << 20,
+    MAX_SAMPLES = 1000,
+    N_EXPERTS = 12
+};
+
+static struct {
+    cf_gpu *gpu;
+    const char *only;
+    int threads;
+    double seconds, ceiling;
+    uint64_t pool_bytes, at; /* at: where the next op's weights begin */
+    cf_gpu_buf *staging, *pool, *x, *y, *small, *readback;
+} bench;
+
+static void die(const cf_err *err)
+{
+    fprintf(stderr, "bench_ops: %s\n", err->msg);
+    exit(1);
+}
+
+static void point_wait(cf_stream stream)
+{
+    cf_err err = {0};
+    cf_gpu_point p = {stream, 0};
+    if (cf_gpu_submit(bench.gpu, stream, NULL, 0, &p.value, &err) < 0 ||
+        cf_gpu_wait(bench.gpu, p, &err) < 0)
+        die(&err);
+}
+
+static cf_gpu_buf *buf_make(cf_buf_kind kind, uint64_t bytes, const char *name)
+{
+    cf_err err = {0};
+    cf_gpu_buf *b = NULL;
+    if (cf_gpu_buf_create(bench.gpu, kind, bytes, name, &b, &err) < 0)
+        die(&err);
+    return b;
+}
+
+/* Random weights of a format all over the pool. */
+static void pool_fill(cf_format t)
+{
+    cf_rng rng = {.state = 1};
+    uint8_t *to = cf_gpu_host_write(cf_span_of(bench.staging));
+    uint64_t n = STAGING_BYTES / cf_format_row_bytes(t, 1);
+    for (uint64_t i = 0; i < n; i++) {
+        float v = (float)(cf_rng_unit(&rng) * 2 - 1);
+        if (t == CF_F32)
+            ((float *)(void *)to)[i] = v;
+        else
+            ((uint16_t *)(void *)to)[i] = t == CF_F16 ? cf_f32_to_f16(v) : cf_f32_to_bf16(v);
+    }
+    for (uint64_t at = 0; at < bench.pool_bytes; at += STAGING_BYTES)
+        cf_gpu_copy(bench.gpu, CF_STREAM_TRANSFER, (cf_span){bench.pool, at, STAGING_BYTES},
+                    cf_span_of(bench.staging));
+    point_wait(CF_STREAM_TRANSFER);
+}
+
+static void activations_fill(void)
+{
+    cf_rng rng = {.state = 2};
+    float *to = cf_gpu_host_write(cf_span_of(bench.staging));
+    uint64_t n = STAGING_BYTES / 4, bytes = (uint64_t)ACTIVATION_FLOATS * 4;
+    for (uint64_t i = 0; i < n; i++)
+        to[i] = (float)(cf_rng_unit(&rng) * 2 - 1);
+    for (uint64_t at = 0; at < bytes; at += STAGING_BYTES) {
+        cf_gpu_copy(bench.gpu, CF_STREAM_TRANSFER, (cf_span){bench.x, at, STAGING_BYTES},
+                    cf_span_of(bench.staging));
+        cf_gpu_copy(bench.gpu, CF_STREAM_TRANSFER, (cf_span){bench.y, at, STAGING_BYTES},
+                    cf_span_of(bench.staging));
+    }
+    point_wait(CF_STREAM_TRANSFER);
+}
+
+/* The next rows x cols of the pool, beginning again at its end. */
+static cf_weight weight_next(cf_format t, uint32_t rows, uint32_t cols)
+{
+    uint64_t bytes = rows * cf_format_row_bytes(t, cols);
+    if (bench.at + bytes > bench.pool_bytes)
+        bench.at = 0;
+    cf_weight w = {.span = {bench.pool, bench.at, bytes}, .dtype = t, .rows = rows, .cols = cols};
+    bench.at += cf_align_up(bytes, 256);
+    return w;
+}
+
+/* ---- ceiling ---- */
+
+static void sum_part(void *arg, uint64_t begin, uint64_t end)
+{
+    /* Independent sums, so that loads and not additions are waited for. */
+    const uint64_t *p = (const uint64_t *)arg + begin * 512;
+    uint64_t sum[16] = {0};
+    for (uint64_t i = 0; i < (end - begin) * 512; i += 16)
+        for (int l = 0; l < 16; l++)
+            sum[l] += p[i + (uint64_t)l];
+    volatile uint64_t sink = 0;
+    for (int l = 0; l < 16; l++)
+        sink = sink + sum[l];
+}
+
+static int double_compare(const void *a, const void *b)
+{
+    double d = *(const double *)a - *(const double *)b;
+    return d < 0 ? -1 : d > 0;
+}
+
+static double median(double *v, int n)
+{
+    qsort(v, (size_t)n, sizeof *v, double_compare);
+    return v[n / 2];
+}
+
+static double ceiling_cpu(void)
+{
+    cf_err err = {0};
+    cf_pages pages = {0};
+    cf_threads *pool = NULL;
+    double rate[7];
+    if (cf_pages_init(&pages, bench.pool_bytes, NULL, CF_POOL_HOST, "ceiling", &err) < 0 ||
+        cf_threads_create(&pool, bench.threads, &err) < 0)
+        die(&err);
+    memset(pages.data, 1, pages.bytes);
+    for (int i = 0; i < 7; i++) {
+        uint64_t begin = cf_clock_ns();
+        cf_threads_run(pool, pages.bytes / 4096, 64, sum_part, pages.data);
+        rate[i] = (double)pages.bytes / (double)(cf_clock_ns() - begin);
+    }
+    cf_threads_destroy(&pool);
+    cf_pages_finish(&pages);
+    return median(rate, 7);
+}
+
+/* Half of the pool onto the other half: read and written. */
+static double ceiling_gpu(void)
+{
+    uint64_t half = bench.pool_bytes / 2;
+    double rate[7];
+    for (int i = 0; i < 7; i++) {
+        uint64_t begin = cf_clock_ns();
+        cf_gpu_copy(bench.gpu, CF_STREAM_COMPUTE, (cf_span){bench.pool, half, half},
+                    (cf_span){bench.pool, 0, half});
+        point_wait(CF_STREAM_COMPUTE);
+        rate[i] = (double)half * 2 / (double)(cf_clock_ns() - begin);
+    }
+    return median(rate, 7);
+}
+
+/* ---- cases ---- */
+
+/* Records one op and says what it reads and computes. */
+typedef struct work {
+    double bytes, flops;
+} work;
+
+typedef struct bench_case {
+    const char *op;
+    cf_format t;
+    uint32_t rows, cols, n;
+    work (*record)(const struct bench_case *c);
+} bench_case;
+
+static void measure(const bench_case *c)
+{
+    char name[80];
+    snprintf(name, sizeof name, "%s %s %ux%u x %u", c->op, cf_format_name(c->t), c->rows, c->cols,
+             c->n);
+    if (bench.only && !strstr(name, bench.only))
+        return;
+    double samples[MAX_SAMPLES];
+    int n = 0, per_batch = 1;
+    work w = c->record(c); /* compiles */
+    point_wait(CF_STREAM_COMPUTE);
+    uint64_t begin = cf_clock_ns(), one;
+    w = c->record(c);
+    point_wait(CF_STREAM_COMPUTE);
+    one = cf_clock_ns() - begin;
+    while (per_batch < 64 && (double)one * per_batch < bench.seconds * 1e9 / 20)
+        per_batch *= 2;
+    for (begin = cf_clock_ns();
+         n < 3 || (n < MAX_SAMPLES && (double)(cf_clock_ns() - begin) < bench.seconds * 1e9);) {
+        uint64_t start = cf_clock_ns();
+        for (int i = 0; i < per_batch; i++) {
+            w = c->record(c);
+            cf_gpu_barrier(bench.gpu, CF_STREAM_COMPUTE);
+        }
+        point_wait(CF_STREAM_COMPUTE);
+        samples[n++] = (double)(cf_clock_ns() - start) / per_batch;
+    }
+    double ns = median(samples, n);
+    printf("%-36s %10.1f us %9.2f MB %8.2f GB/s %4.0f %% %9.1f GFLOP/s\n", name, ns / 1e3,
+           w.bytes / 1e6, w.bytes / ns, 100 * w.bytes / ns / bench.ceiling, w.flops / ns);
+    fflush(stdout);
+}
+
+static work linear_record(const bench_case *c)
+{
+    cf_weight w = weight_next(c->t, c->rows, c->cols);
+    cf_gpu_linear(bench.gpu, CF_STREAM_COMPUTE,
+                  &(cf_op_linear){.w = w,
+                                  .x = cf_span_of(bench.x),
+                                  .y = cf_span_of(bench.y),
+                                  .n_rows = c->n,
+                                  .x_stride = c->cols,
+                                  .y_stride = c->rows,
+                                  .scale = 1.0f});
+    return (work){(double)w.span.bytes, 2.0 * c->rows * c->cols * c->n};
+}
+
+/* n rows, each of which goes to all N_EXPERTS experts: rows = hidden, cols = ffn. */
+static work experts_record(const bench_case *c)
+{
+    cf_expert_work experts[N_EXPERTS] = {0};
+    uint32_t hidden = c->rows, ffn = c->cols;
+    double bytes = 0;
+    for (uint32_t i = 0; i < N_EXPERTS; i++) {
+        experts[i].gate = weight_next(c->t, ffn, hidden);
+        experts[i].up = weight_next(c->t, ffn, hidden);
+        experts[i].down = weight_next(c->t, hidden, ffn);
+        experts[i].pair_begin = i * c->n;
+        experts[i].pair_count = c->n;
+        bytes += 3.0 * (double)experts[i].down.span.bytes;
+    }
+    cf_span small = cf_span_of(bench.small);
+    uint64_t n_pairs = (uint64_t)N_EXPERTS * c->n, h_bytes = n_pairs * ffn * 4;
+    cf_span h = {bench.y, 0, h_bytes};
+    cf_gpu_expert_glu(bench.gpu, CF_STREAM_COMPUTE,
+                      &(cf_op_expert_glu){.experts = experts,
+                                          .n_experts = N_EXPERTS,
+                                          .x = cf_span_of(bench.x),
+                                          .pairs = small,
+                                          .h = h,
+                                          .n_rows = c->n,
+                                          .k = N_EXPERTS,
+                                          .hidden = hidden,
+                                          .ffn = ffn});
+    cf_gpu_barrier(bench.gpu, CF_STREAM_COMPUTE);
+    cf_gpu_expert_down(bench.gpu, CF_STREAM_COMPUTE,
+                       &(cf_op_expert_down){.experts = experts,
+                                            .n_experts = N_EXPERTS,
+                                            .h = h,
+                                            .pairs = small,
+                                            .weights = cf_span_of(bench.x),
+                                            .out = {bench.y, h_bytes, n_pairs * hidden * 4},
+                                            .n_rows = c->n,
+                                            .k = N_EXPERTS,
+                                            .hidden = hidden,
+                                            .ffn = ffn});
+    return (work){bytes, 6.0 * hidden * ffn * (double)n_pairs};
+}
+
+/* One row, `rows` heads of rank 512 + 64 over n cells. */
+static work attention_record(const bench_case *c)
+{
+    enum { RANK = 512, ROPE = 64 };
+    cf_weight cache = weight_next(c->t, c->n, RANK + ROPE);
+    cf_row_info info = {c->n - 1, 0, c->n, c->n - 1};
+    memcpy(cf_gpu_host_write((cf_span){bench.readback, 0, sizeof info}), &info, sizeof info);
+    cf_gpu_attn_latent(bench.gpu, CF_STREAM_COMPUTE,
+                       &(cf_op_attn_latent){.q_lat = cf_span_of(bench.x),
+                                            .q_rope = cf_span_of(bench.x),
+                                            .cache = cache.span,
+                                            .rows = {bench.readback, 0, sizeof info},
+                                            .y = cf_span_of(bench.y),
+                                            .n_rows = 1,
+                                            .n_heads = c->rows,
+                                            .rank = RANK,
+                                            .n_rope = ROPE,
+                                            .q_stride = c->rows * ROPE,
+                                            .q_head_stride = ROPE,
+                                            .scale = 0.01f,
+                                            .kv_dtype = c->t});
+    return (work){(double)cache.span.bytes, 2.0 * c->rows * c->n * (2 * RANK + ROPE)};
+}
+
+/* kv_b of absorbed attention: 64 heads of `rows` outputs (or, transposed, inputs). */
+static work heads_record_as(const bench_case *c, bool transposed)
+{
+    enum { HEADS = 64 };
+    cf_weight w = weight_next(c->t, HEADS * c->rows, c->cols);
+    uint32_t in = transposed ? c->rows : c->cols, out = transposed ? c->cols : c->rows;
+    cf_gpu_head_linear(bench.gpu, CF_STREAM_COMPUTE,
+                       &(cf_op_head_linear){.w = w,
+                                            .x = cf_span_of(bench.x),
+                                            .y = cf_span_of(bench.y),
+                                            .n_rows = c->n,
+                                            .n_heads = HEADS,
+                                            .head_rows = c->rows,
+                                            .n_sub = c->rows,
+                                            .x_stride = HEADS * in,
+                                            .x_head_stride = in,
+                                            .y_stride = HEADS * out,
+                                            .y_head_stride = out,
+                                            .transposed = transposed});
+    return (work){(double)w.span.bytes, 2.0 * HEADS * c->rows * c->cols * c->n};
+}
+
+static work heads_record(const bench_case *c)
+{
+    return heads_record_as(c, false);
+}
+
+static work heads_t_record(const bench_case *c)
+{
+    return heads_record_as(c, true);
+}
+
+static void cases_run(void)
+{
+    static const uint32_t shapes[][2] = {{3072, 1024}, {6144, 2048}, {4096, 14336}};
+    static const uint32_t n_rows[] = {1, 4, 32};
+    for (cf_format t = CF_F32; t <= CF_BF16; t = (cf_format)(t + 1)) {
+        pool_fill(t);
+        for (size_t n = 0; n < sizeof n_rows / sizeof *n_rows; n++)
+            for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+                measure(&(bench_case){"linear", t, shapes[s][0], shapes[s][1], n_rows[n],
+                                      linear_record});
+        measure(&(bench_case){"experts", t, 3072, 1024, 1, experts_record});
+        measure(&(bench_case){"experts", t, 3072, 1024, 8, experts_record});
+        measure(&(bench_case){"heads", t, 128, 512, 1, heads_record});
+        measure(&(bench_case){"heads_t", t, 128, 512, 1, heads_t_record});
+        if (t == CF_F32 || t == CF_F16) {
+            measure(&(bench_case){"attention", t, 64, 576, 256, attention_record});
+            measure(&(bench_case){"attention", t, 64, 576, 4096, attention_record});
+        }
+    }
+}
+
+/* ---- main ---- */
+
+static void buffers_make(void)
+{
+    uint64_t activations = (uint64_t)ACTIVATION_FLOATS * 4, most;
+    most = cf_gpu_get_info(bench.gpu)->max_alloc_bytes;
+    if (most && bench.pool_bytes > most)
+        bench.pool_bytes = most / STAGING_BYTES * STAGING_BYTES;
+    bench.staging = buf_make(CF_BUF_UPLOAD, STAGING_BYTES, "staging");
+    bench.pool = buf_make(CF_BUF_DEVICE, bench.pool_bytes, "weights");
+    bench.x = buf_make(CF_BUF_DEVICE, activations, "inputs");
+    bench.y = buf_make(CF_BUF_DEVICE, activations, "outputs");
+    bench.small = buf_make(CF_BUF_UPLOAD, 65536, "pairs");
+    bench.readback = buf_make(CF_BUF_UPLOAD, 4096, "rows");
+    /* Pair p of the batch is row p % n, rank p / n, so that each expert sees every row; the value
+     * only has to lie in bounds for the times to be right. */
+    uint32_t *pairs = cf_gpu_host_write(cf_span_of(bench.small));
+    for (uint32_t i = 0; i < 65536 / 4; i++)
+        pairs[i] = i;
+}
+
+static int usage(void)
+{
+    fprintf(stderr, "usage: bench_ops [--device NAME[:INDEX]] [--threads N] [--pool MIB] "
+                    "[--seconds S] [--op TEXT]\n");
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 't'},
+        {"pool", required_argument, NULL, 'p'},   {"seconds", required_argument, NULL, 's'},
+        {"op", required_argument, NULL, 'o'},     {NULL, 0, NULL, 0}};
+    const char *device = "auto";
+    cf_err err = {0};
+    bench.pool_bytes = 1024ull << 20;
+    bench.seconds = 0.5;
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (c == 'd')
+            device = optarg;
+        else if (c == 't')
+            bench.threads = atoi(optarg);
+        else if (c == 'p')
+            bench.pool_bytes = strtoull(optarg, NULL, 10) << 20;
+        else if (c == 's')
+            bench.seconds = strtod(optarg, NULL);
+        else if (c == 'o')
+            bench.only = optarg;
+        else
+            return usage();
+    }
+    if (optind < argc || bench.pool_bytes < 256ull << 20 || bench.pool_bytes % STAGING_BYTES ||
+        bench.seconds <= 0 || bench.threads < 0)
+        return usage();
+    if (cf_gpu_open(&bench.gpu, device, &(cf_gpu_options){.threads = bench.threads}, &err) < 0)
+        die(&err);
+    const cf_gpu_info *info = cf_gpu_get_info(bench.gpu);
+    buffers_make();
+    pool_fill(CF_F32);
+    activations_fill();
+    bench.ceiling = info->cpu ? ceiling_cpu() : ceiling_gpu();
+    printf("%s:%d %s, %.0f MiB of weights, ceiling %.1f GB/s\n", info->backend, info->index,
+           info->name, (double)bench.pool_bytes / 1048576, bench.ceiling);
+    cases_run();
+    cf_gpu_buf *all[] = {bench.staging, bench.pool, bench.x, bench.y, bench.small, bench.readback};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        cf_gpu_buf_destroy(&all[i]);
+    cf_gpu_close(&bench.gpu);
+    return 0;
+}

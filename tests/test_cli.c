@@ -246,7 +246,7 @@ static void usage_errors(void)
 
 static void help_everywhere(void)
 {
-    static const char *const commands[] = {"run",    "eval",  "info",
+    static const char *const commands[] = {"run",    "chat", "eval",  "info",
                                            "verify", "tune", "mkmodel"};
     result r;
     cli(&r, "--help");

@@ -13,6 +13,7 @@ typedef struct command {
 
 static const command commands[] = {
     {"run", cmd_run, "generate text from a prompt"},
+    {"chat", cmd_chat, "a conversation in the model's own chat template"},
     {"eval", cmd_eval, "perplexity and speed over a text; logits and hidden states"},
     {"info", cmd_info, "what a model is, its memory plan, its steps; the devices here"},
     {"verify", cmd_verify, "check a model's files without a run"},

@@ -10,6 +10,7 @@
 enum { CF_EXIT_DONE = 0, CF_EXIT_FAILED = 1, CF_EXIT_USAGE = 2, CF_EXIT_INTERRUPTED = 130 };
 
 int cmd_run(int argc, char **argv);
+int cmd_chat(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_verify(int argc, char **argv);

@@ -247,7 +247,7 @@ static void usage_errors(void)
 static void help_everywhere(void)
 {
     static const char *const commands[] = {"run",    "chat", "eval",  "info",
-                                           "verify", "tune", "mkmodel"};
+                                           "verify", "tune", "bench", "mkmodel"};
     result r;
     cli(&r, "--help");
     CHECK_INT(r.code, 0);

@@ -18,6 +18,7 @@ static const command commands[] = {
     {"info", cmd_info, "what a model is, its memory plan, its steps; the devices here"},
     {"verify", cmd_verify, "check a model's files without a run"},
     {"tune", cmd_tune, "replay routing traces: what a cache size and a policy would bring"},
+    {"bench", cmd_bench, "the speed of a model, stage by stage; `bench io`: of a drive"},
     {"mkmodel", cmd_mkmodel, "write a checkpoint of random weights, of any size"},
 };
 

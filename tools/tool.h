@@ -15,6 +15,7 @@ int cmd_eval(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_tune(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 int cmd_mkmodel(int argc, char **argv);
 
 /* "catflap: <sentence>" on stderr; returns CF_EXIT_FAILED. */

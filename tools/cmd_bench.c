@@ -317,19 +317,11 @@ static int bench_open(bench *b, cf_err *err)
 {
     int rc;
     cf_err device = {0};
-    cf_progress loading = {0};
     if (cf_bench_device_measure(&b->device, &b->common.engine, &device) < 0)
         cf_notice("the device has no ceiling: %s", device.msg);
-    if (!b->common.quiet) {
-        b->common.engine.progress = cf_progress_callback;
-        b->common.engine.progress_user = &loading;
-    }
-    rc = cf_engine_open(&b->engine, b->model, &b->common.engine, err);
-    cf_progress_end(&loading);
+    rc = cf_common_open(&b->common, b->model, &b->engine, &b->info, err);
     if (rc < 0)
         return rc;
-    cf_interrupt_begin(b->engine, true);
-    cf_engine_get_info(b->engine, &b->info);
     CF_TRY(contexts_resolve(b, err));
     drive_measure(b);
     touched_count(b);

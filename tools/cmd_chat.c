@@ -14,7 +14,6 @@
 #include "runtime/base/log.h"
 #include "runtime/chat.h"
 #include "tools/emit.h"
-#include "tools/progress.h"
 #include "tools/sampling.h"
 #include "tools/stats_table.h"
 #include "tools/text_io.h"
@@ -167,17 +166,9 @@ static int conversation_clear(chat *c, cf_err *err)
 
 static int chat_open(chat *c, cf_err *err)
 {
-    cf_progress loading = {0};
-    if (!c->common.quiet) {
-        c->common.engine.progress = cf_progress_callback;
-        c->common.engine.progress_user = &loading;
-    }
-    int rc = cf_engine_open(&c->engine, c->model, &c->common.engine, err);
-    cf_progress_end(&loading);
+    int rc = cf_common_open(&c->common, c->model, &c->engine, &c->info, err);
     if (rc < 0)
         return rc;
-    cf_interrupt_begin(c->engine, true);
-    cf_engine_get_info(c->engine, &c->info);
     c->tokenizer = cf_engine_tokenizer(c->engine);
     if (!c->tokenizer)
         return CF_FAIL(err, -EINVAL, "%s has no tokenizer.json: there is no talking to it",

@@ -312,17 +312,9 @@ static int eval_run(eval *e, cf_err *err)
 static int eval_open(eval *e, cf_err *err)
 {
     int rc;
-    cf_progress loading = {0};
-    if (!e->common.quiet) {
-        e->common.engine.progress = cf_progress_callback;
-        e->common.engine.progress_user = &loading;
-    }
-    rc = cf_engine_open(&e->engine, e->model, &e->common.engine, err);
-    cf_progress_end(&loading);
+    rc = cf_common_open(&e->common, e->model, &e->engine, &e->info, err);
     if (rc < 0)
         return rc;
-    cf_interrupt_begin(e->engine, true);
-    cf_engine_get_info(e->engine, &e->info);
     if (!e->ids_path)
         CF_TRY(text_encode(e, err));
     CF_TRY(cf_ids_check(e->ids, e->n_ids, e->info.vocab, err));

@@ -11,7 +11,6 @@
 #include "runtime/base/log.h"
 #include "tools/emit.h"
 #include "tools/options.h"
-#include "tools/progress.h"
 #include "tools/sampling.h"
 #include "tools/stats_table.h"
 #include "tools/status.h"
@@ -230,17 +229,9 @@ static int prompt_check(const run *r, cf_err *err)
 static int run_open(run *r, cf_err *err)
 {
     int rc;
-    cf_progress loading = {0};
-    if (!r->common.quiet) {
-        r->common.engine.progress = cf_progress_callback;
-        r->common.engine.progress_user = &loading;
-    }
-    rc = cf_engine_open(&r->engine, r->model, &r->common.engine, err);
-    cf_progress_end(&loading);
+    rc = cf_common_open(&r->common, r->model, &r->engine, &r->info, err);
     if (rc < 0)
         return rc;
-    cf_interrupt_begin(r->engine, true);
-    cf_engine_get_info(r->engine, &r->info);
     r->tokenizer = cf_engine_tokenizer(r->engine);
     if (!r->print_ids && !r->tokenizer)
         return CF_FAIL(err, -EINVAL,

@@ -9,6 +9,7 @@
 #include "runtime/base/align.h"
 #include "runtime/base/log.h"
 #include "runtime/policy.h"
+#include "tools/progress.h"
 
 const char cf_common_help[] =
     "common options:\n"
@@ -34,6 +35,24 @@ void cf_common_init(cf_common *common)
 {
     *common = (cf_common){0};
     cf_options_init(&common->engine);
+}
+
+int cf_common_open(cf_common *common, const char *model, cf_engine **engine, cf_engine_info *info,
+                   cf_err *err)
+{
+    cf_progress loading = {0};
+    cf_options options = common->engine;
+    if (!common->quiet) {
+        options.progress = cf_progress_callback;
+        options.progress_user = &loading;
+    }
+    int rc = cf_engine_open(engine, model, &options, err);
+    cf_progress_end(&loading);
+    if (rc < 0)
+        return rc;
+    cf_interrupt_begin(*engine, true);
+    cf_engine_get_info(*engine, info);
+    return 0;
 }
 
 void cf_args_begin(cf_args *args)

@@ -78,6 +78,10 @@ typedef struct cf_args {
 enum { CF_ARGS_END = -1, CF_ARGS_STOP = -2 };
 
 void cf_common_init(cf_common *common);
+/* Opens the model as the flags say, with a bar on a terminal unless -q, lets Ctrl-C cancel it from
+ * then on, and says what it is. 0, or negative with a sentence. */
+int cf_common_open(cf_common *common, const char *model, cf_engine **engine, cf_engine_info *info,
+                   cf_err *err);
 void cf_args_begin(cf_args *args);
 
 /* The command's next own option (the common ones are taken care of), CF_ARGS_END, or CF_ARGS_STOP:

@@ -24,6 +24,9 @@ extern const cf_family *const cf_families[]; /* NULL-terminated; models/registry
 /* The family of a config, or NULL with a sentence that names what was asked and what is known. */
 const cf_family *cf_family_find(const json_t *config, const char *path, cf_err *err);
 
+/* A config from a file: a JSON object of bounded size. The caller owns it; NULL with a sentence. */
+json_t *cf_config_read(const char *path, cf_err *err);
+
 /* Opens a model directory: config, catalogue, family, plan. Prints nothing. */
 int cf_model_open(cf_model **out, const char *dir, cf_err *err);
 

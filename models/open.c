@@ -10,7 +10,7 @@
 
 enum { MAX_CONFIG_BYTES = 16 << 20, MAX_DIR_BYTES = 3000 };
 
-static json_t *config_load(const char *path, cf_err *err)
+json_t *cf_config_read(const char *path, cf_err *err)
 {
     struct stat st;
     if (stat(path, &st) < 0) {
@@ -132,7 +132,7 @@ int cf_model_open(cf_model **out, const char *dir, cf_err *err)
         goto fail;
     }
     snprintf(path, sizeof path, "%s/config.json", dir);
-    config = config_load(path, err);
+    config = cf_config_read(path, err);
     if (!config) {
         rc = err && err->code ? err->code : CF_EFORMAT;
         goto fail;

@@ -85,20 +85,6 @@ json_t *cf_shape_config(const char *name, cf_err *err)
     return NULL;
 }
 
-json_t *cf_config_read(const char *path, cf_err *err)
-{
-    json_error_t e;
-    json_t *config = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
-    if (!config)
-        CF_FAIL(err, CF_EFORMAT, "%s, line %d: %s", path, e.line, e.text);
-    else if (!json_is_object(config)) {
-        CF_FAIL(err, CF_EFORMAT, "%s is not a JSON object", path);
-        json_decref(config);
-        config = NULL;
-    }
-    return config;
-}
-
 /* ---- overrides ---- */
 
 enum { MAX_KEYS = 4 };

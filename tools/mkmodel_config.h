@@ -12,8 +12,6 @@ json_t *cf_shape_config(const char *name, cf_err *err);
 /* One line a shape, for --help. */
 void cf_shape_list(FILE *out);
 
-json_t *cf_config_read(const char *path, cf_err *err);
-
 /* Sets a dimension by its flag's name ("layers"): under whichever key the config has for it.
  * -EINVAL with a sentence when it has none. */
 int cf_config_override(json_t *config, const char *dimension, json_t *value, cf_err *err);

@@ -87,10 +87,10 @@ static cf_range weight_check(const cf_weight *w)
     uint64_t first = w->row_first, step = w->row_step ? w->row_step : 1, unit, last, begin, end;
     if (w->transposed) {
         uint64_t stride = w->stride ? w->stride : w->rows;
-        cf_assert(step == 1 && first + w->rows <= stride);
+        uint64_t extent = first + (w->rows - 1) * step + 1;
+        cf_assert(extent <= stride);
         unit = cf_format_row_bytes(w->dtype, 1);
-        cf_assert(cf_mul_u64(w->cols - 1, stride, &last));
-        cf_assert(cf_add_u64(last, first + w->rows, &last));
+        cf_assert(cf_mul_u64(w->cols - 1, stride, &last) && cf_add_u64(last, extent, &last));
     } else {
         cf_assert(w->stride == 0);
         unit = cf_format_row_bytes(w->dtype, w->cols);
@@ -102,16 +102,34 @@ static cf_range weight_check(const cf_weight *w)
     return cf_range_plain(begin, end - begin);
 }
 
+/* The outer scales of a weight: the rows of them that its rows need, from the first stored row on.
+ */
+static void touch_scales(const struct call *c, const cf_weight *w)
+{
+    cf_format f = w->scale_format;
+    cf_assert(f == CF_F32 || f == CF_F16 || f == CF_BF16 || f == CF_F8_E8M0);
+    cf_assert(!w->transposed && w->scale_cols > 0 && w->scale_cols % CF_Q8_GROUP == 0);
+    cf_assert(w->scales.off % 16 == 0);
+    uint64_t step = w->row_step ? w->row_step : 1;
+    uint64_t last = (w->row_first + (w->rows - 1) * step) / w->scale_rows;
+    uint64_t per_row = ((uint64_t)w->cols + w->scale_cols - 1) / w->scale_cols, values, bytes;
+    cf_assert(cf_mul_u64(last + 1, per_row, &values));
+    cf_assert(cf_mul_u64(values, cf_format_value_bytes(f), &bytes));
+    touch(c, w->scales, cf_range_plain(0, bytes), CF_ACCESS_READ);
+}
+
 static void touch_weight(const struct call *c, const cf_weight *w)
 {
     cf_assert(cf_gpu_supports(c->gpu, w->dtype));
     touch(c, w->span, weight_check(w), CF_ACCESS_READ);
+    if (w->scale_rows)
+        touch_scales(c, w);
 }
 
 /* A weight that is all that is stored, row by row. */
 static void touch_whole(const struct call *c, const cf_weight *w)
 {
-    cf_assert(!w->transposed && !w->row_first && w->row_step <= 1);
+    cf_assert(!w->transposed && !w->row_first && w->row_step <= 1 && !w->scale_rows);
     touch_weight(c, w);
 }
 
@@ -120,7 +138,7 @@ static void touch_vector(const struct call *c, const cf_weight *w, uint64_t n)
 {
     if (!w->span.buf)
         return;
-    cf_assert(w->rows == 1 && w->cols == n);
+    cf_assert(w->rows == 1 && w->cols == n && !w->scale_rows);
     touch_weight(c, w);
 }
 
@@ -396,7 +414,9 @@ static bool weight_like(const cf_weight *a, const cf_weight *b)
         return !a->span.buf && !b->span.buf;
     return a->dtype == b->dtype && a->rows == b->rows && a->cols == b->cols &&
            a->transposed == b->transposed && a->row_first == b->row_first &&
-           a->row_step == b->row_step && a->stride == b->stride;
+           a->row_step == b->row_step && a->stride == b->stride && a->scale_rows == b->scale_rows &&
+           (!a->scale_rows ||
+            (a->scale_cols == b->scale_cols && a->scale_format == b->scale_format));
 }
 
 /* A matrix [rows, cols] of an expert, and its bias if it has one; like those of the first. */

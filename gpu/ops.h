@@ -18,18 +18,27 @@
  *   plain       row o begins at (row_first + o * row_step) stored rows of `cols` elements, a whole
  *               number of the format's blocks, without padding (row_step 2: every other row of an
  *               interleaved pair; 0 means 1)
- *   transposed  W[o, k] is element k * stride + row_first + o (stride 0 means rows); element
- *               formats only; row_step 0 or 1, row_first + rows <= stride
+ *   transposed  W[o, k] is element k * stride + row_first + o * row_step (stride 0 means rows);
+ *               element formats only; row_first + (rows - 1) * row_step < stride
  * span covers what is addressed; plain weights have stride 0. A vector has rows 1: every other
  * element of an interleaved pair of vectors is a transposed one of stride 2. span.buf NULL: there
- * is none, where an op allows that. head_linear and get_rows take whole plain weights only. A
- * device may lack formats: cf_gpu_supports. */
+ * is none, where an op allows that. head_linear and get_rows take whole plain weights without
+ * outer scales only. A device may lack formats: cf_gpu_supports.
+ *
+ * Outer scales (scale_rows > 0; plain weights only) are a matrix of their own, in scale_format
+ * (F32, F16, BF16 or F8_E8M0, where code e is 2^(e - 127)): the decoded W[o, k] is rounded to
+ * float32 after its product with scales[s / scale_rows, k / scale_cols], s = row_first + o *
+ * row_step being the stored row. Rows of scales have ceil(cols / scale_cols) elements.
+ * FP8 has 128 x 128, MXFP4 in two tensors 1 x 32. scale_cols is a multiple of 32. */
 typedef struct cf_weight {
     cf_span span;
     cf_format dtype;
     uint32_t rows, cols;
     bool transposed;
     uint32_t row_first, row_step, stride;
+    cf_span scales;
+    cf_format scale_format;
+    uint32_t scale_rows, scale_cols;
 } cf_weight;
 
 /* Where one row of a batch lives: its position, and the cells of the KV cache that it sees,
@@ -39,6 +48,12 @@ typedef struct cf_row_info {
     uint32_t cell, first_cell, n_cells, position;
 } cf_row_info;
 
+enum { CF_Q8_GROUP = 32 };
+
+/* Activations in 8 bits (x_q8): each CF_Q8_GROUP consecutive values of a row of the input (the last
+ * group may be short) are rounded to d * q with d = max |x| / 127 and q = round(x * (1 / d)),
+ * halves away from zero; d * q then stands for x. Devices may sum the products of integers. */
+
 /* y[r, o] = scale * sum_k w[o, k] x[r, k]  (+ bias[o])  (+ y[r, o] when accumulate)
  * bias: [1, w.rows], or none. */
 typedef struct cf_op_linear {
@@ -47,6 +62,7 @@ typedef struct cf_op_linear {
     uint32_t n_rows, x_stride, y_stride;
     float scale;
     bool accumulate;
+    bool x_q8;
 } cf_op_linear;
 
 /* Per head h < n_heads, with W_h = rows [h * head_rows + row_off, + n_sub) of w:
@@ -195,10 +211,10 @@ enum { CF_ROUTE_MAX_EXPERTS = 4096, CF_ROUTE_MAX_K = 64, CF_ROUTE_MAX_GROUPS = 6
 
 /* One expert of a batch: where its matrices lie and which pairs it serves. */
 typedef struct cf_expert_work {
-    cf_weight gate, up; /* [ffn, hidden]; up none: not gated */
-    cf_weight down;     /* [hidden, ffn] */
+    cf_weight gate, up;                      /* [ffn, hidden]; up none: not gated */
+    cf_weight down;                          /* [hidden, ffn] */
     cf_weight gate_bias, up_bias, down_bias; /* [1, ...] or none; up_bias only with up */
-    uint32_t pair_begin, pair_count; /* into pairs */
+    uint32_t pair_begin, pair_count;         /* into pairs */
 } cf_expert_work;
 
 enum { CF_EXPERTS_PER_OP = 512 }; /* most entries of one op */
@@ -218,6 +234,7 @@ typedef struct cf_op_expert_glu {
     cf_span weights; /* float32 [n_rows * k], or buf NULL */
     uint32_t n_rows, k, hidden, ffn;
     cf_act_params act;
+    bool x_q8;
 } cf_op_expert_glu;
 
 /* out[pairs[p], i] = weights[pairs[p]] * (sum_j down[i, j] h[p, j] + down_bias[i]): each
@@ -228,6 +245,7 @@ typedef struct cf_op_expert_down {
     uint32_t n_experts;
     cf_span h, pairs, weights, out;
     uint32_t n_rows, k, hidden, ffn;
+    bool x_q8; /* of h */
 } cf_op_expert_down;
 
 /* y[r, i] = sum over rank, ascending (so: ascending expert id), of
@@ -264,7 +282,8 @@ typedef struct cf_op_get_rows {
     X(combine)                                                                                     \
     X(get_rows)
 
-#define CF_OP_DECLARE(name) void cf_gpu_##name(cf_gpu *gpu, cf_stream stream, const cf_op_##name *op);
+#define CF_OP_DECLARE(name)                                                                        \
+    void cf_gpu_##name(cf_gpu *gpu, cf_stream stream, const cf_op_##name *op);
 CF_GPU_OPS(CF_OP_DECLARE)
 #undef CF_OP_DECLARE
 

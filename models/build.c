@@ -46,11 +46,11 @@ static int expected_add(cf_build *b, const char *name, int flags, const uint64_t
     return 0;
 }
 
-/* Formats that a weight may have. F8_E4M3 comes with scales in a tensor of its own, which no plan
- * applies. */
+/* Formats that a weight may have. F8_E4M3 and the pairs of 4 bits come with scales in a tensor of
+ * their own, which no plan applies. */
 static bool format_bindable(cf_format f)
 {
-    return cf_format_computable(f) && f != CF_F8_E4M3;
+    return cf_format_computable(f) && f != CF_F8_E4M3 && f != CF_F4_E2M1 && f != CF_I4;
 }
 
 static void shape_text(char *out, size_t size, const uint64_t *shape, uint32_t n)

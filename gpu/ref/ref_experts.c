@@ -37,9 +37,9 @@ static void glu_block(const cf_op_expert_glu *op, const cf_expert_work *e, uint6
     bool gated = e->up.span.buf != NULL;
     for (uint32_t i = 0; i < b.n; i++)
         rows[i] = x + (uint64_t)(b.pair[i] / op->k) * op->hidden;
-    cf_ref_weight_dots(&e->gate, j, n_j, rows, b.n, g);
+    cf_ref_weight_dots(&e->gate, j, n_j, rows, b.n, op->x_q8, g);
     if (gated)
-        cf_ref_weight_dots(&e->up, j, n_j, rows, b.n, u);
+        cf_ref_weight_dots(&e->up, j, n_j, rows, b.n, op->x_q8, u);
     for (uint32_t o = 0; o < n_j; o++) {
         float g_bias = cf_ref_vector_at(&e->gate_bias, j + o);
         float u_bias = cf_ref_vector_at(&e->up_bias, j + o);
@@ -87,7 +87,7 @@ static void down_block(const cf_op_expert_down *op, const cf_expert_work *e, uin
     float *out = cf_ref_at(op->out), dots[CF_REF_OUTS][CF_REF_ROWS];
     for (uint32_t i = 0; i < b.n; i++)
         rows[i] = h + (b.first + i) * op->ffn;
-    cf_ref_weight_dots(&e->down, o, n_o, rows, b.n, dots);
+    cf_ref_weight_dots(&e->down, o, n_o, rows, b.n, op->x_q8, dots);
     for (uint32_t j = 0; j < n_o; j++) {
         float bias = cf_ref_vector_at(&e->down_bias, o + j);
         for (uint32_t i = 0; i < b.n; i++) {

@@ -43,6 +43,18 @@ static void bf16_decode(const uint8_t *b, float *y)
     *y = cf_bf16_to_f32(u16_at(b));
 }
 
+static void e2m1_pair_decode(const uint8_t *b, float *y)
+{
+    y[0] = 0.5f * (float)cf_e2m1_doubled[*b & 15];
+    y[1] = 0.5f * (float)cf_e2m1_doubled[*b >> 4];
+}
+
+static void i4_pair_decode(const uint8_t *b, float *y)
+{
+    y[0] = (float)((*b & 15) - 8);
+    y[1] = (float)((*b >> 4) - 8);
+}
+
 static void e4m3_decode(const uint8_t *b, float *y)
 {
     *y = cf_e4m3_to_f32(*b);
@@ -377,15 +389,15 @@ static void iq1_m_decode(const uint8_t *b, float *y)
 /* ---- rows ---- */
 
 static void (*const block_decode[CF_FORMAT_COMPUTABLE])(const uint8_t *block, float *y) = {
-    [CF_F32] = f32_decode,         [CF_F16] = f16_decode,       [CF_BF16] = bf16_decode,
-    [CF_Q4_0] = q4_0_decode,       [CF_Q4_1] = q4_1_decode,     [CF_Q5_0] = q5_0_decode,
-    [CF_Q5_1] = q5_1_decode,       [CF_Q8_0] = q8_0_decode,     [CF_Q2_K] = q2_k_decode,
-    [CF_Q3_K] = q3_k_decode,       [CF_Q4_K] = q4_k_decode,     [CF_Q5_K] = q5_k_decode,
-    [CF_Q6_K] = q6_k_decode,       [CF_IQ1_S] = iq1_s_decode,   [CF_IQ1_M] = iq1_m_decode,
-    [CF_IQ2_XXS] = iq2_xxs_decode, [CF_IQ2_XS] = iq2_xs_decode, [CF_IQ2_S] = iq2_s_decode,
-    [CF_IQ3_XXS] = iq3_xxs_decode, [CF_IQ3_S] = iq3_s_decode,   [CF_IQ4_NL] = iq4_nl_decode,
-    [CF_IQ4_XS] = iq4_xs_decode,   [CF_MXFP4] = mxfp4_decode,   [CF_NVFP4] = nvfp4_decode,
-    [CF_F8_E4M3] = e4m3_decode,
+    [CF_F32] = f32_decode,           [CF_F16] = f16_decode,       [CF_BF16] = bf16_decode,
+    [CF_Q4_0] = q4_0_decode,         [CF_Q4_1] = q4_1_decode,     [CF_Q5_0] = q5_0_decode,
+    [CF_Q5_1] = q5_1_decode,         [CF_Q8_0] = q8_0_decode,     [CF_Q2_K] = q2_k_decode,
+    [CF_Q3_K] = q3_k_decode,         [CF_Q4_K] = q4_k_decode,     [CF_Q5_K] = q5_k_decode,
+    [CF_Q6_K] = q6_k_decode,         [CF_IQ1_S] = iq1_s_decode,   [CF_IQ1_M] = iq1_m_decode,
+    [CF_IQ2_XXS] = iq2_xxs_decode,   [CF_IQ2_XS] = iq2_xs_decode, [CF_IQ2_S] = iq2_s_decode,
+    [CF_IQ3_XXS] = iq3_xxs_decode,   [CF_IQ3_S] = iq3_s_decode,   [CF_IQ4_NL] = iq4_nl_decode,
+    [CF_IQ4_XS] = iq4_xs_decode,     [CF_MXFP4] = mxfp4_decode,   [CF_NVFP4] = nvfp4_decode,
+    [CF_F4_E2M1] = e2m1_pair_decode, [CF_I4] = i4_pair_decode,    [CF_F8_E4M3] = e4m3_decode,
 };
 
 void cf_ref_format_decode_blocks(cf_format f, const void *row, uint64_t block, uint64_t n_blocks,

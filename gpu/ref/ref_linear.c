@@ -25,7 +25,7 @@ static void linear_block(const cf_op_linear *op, uint64_t o, uint32_t n_o, uint3
     float *y = cf_ref_at(op->y), dots[CF_REF_OUTS][CF_REF_ROWS];
     for (uint32_t i = 0; i < n; i++)
         rows[i] = x + (uint64_t)(r + i) * op->x_stride;
-    cf_ref_weight_dots(&op->w, o, n_o, rows, n, dots);
+    cf_ref_weight_dots(&op->w, o, n_o, rows, n, op->x_q8, dots);
     for (uint32_t j = 0; j < n_o; j++) {
         float bias = cf_ref_vector_at(&op->bias, o + j);
         for (uint32_t i = 0; i < n; i++) {

@@ -6,7 +6,7 @@
 
 #include "gpu/formats.h"
 #include "gpu/ref/ref_ops.h"
-#include "runtime/base/f16.h"
+#include "runtime/base/f8.h"
 
 enum { LANES = 16 };
 
@@ -94,35 +94,94 @@ void cf_ref_axpy(cf_format t, const void *row, uint64_t begin, uint32_t n, float
 }
 
 /* Columns [k, k + len) of n_o outputs of a transposed weight, one output after the other. Read by
- * columns: there the outputs are neighbours. */
+ * columns: there the outputs are neighbours, or every row_step-th is one. */
 static void tile_gather(const cf_weight *w, uint64_t o, uint32_t n_o, uint64_t k, uint32_t len,
                         float tile[CF_REF_OUTS][CF_REF_BLOCK])
 {
     float scratch[CF_REF_BLOCK];
-    uint64_t stride = w->stride ? w->stride : w->rows;
+    uint64_t stride = w->stride ? w->stride : w->rows, step = w->row_step ? w->row_step : 1;
     for (uint32_t c = 0; c < len; c++) {
-        const float *v = cf_ref_decode(w->dtype, cf_ref_at(w->span),
-                                       (k + c) * stride + w->row_first + o, n_o, scratch);
+        uint64_t first = (k + c) * stride + w->row_first + o * step;
+        uint32_t n = (uint32_t)((n_o - 1) * step + 1);
+        if (n > CF_REF_BLOCK) {
+            for (uint32_t j = 0; j < n_o; j++)
+                tile[j][c] =
+                    *cf_ref_decode(w->dtype, cf_ref_at(w->span), first + j * step, 1, scratch);
+            continue;
+        }
+        const float *v = cf_ref_decode(w->dtype, cf_ref_at(w->span), first, n, scratch);
         for (uint32_t j = 0; j < n_o; j++)
-            tile[j][c] = v[j];
+            tile[j][c] = v[j * step];
+    }
+}
+
+static float outer_scale(const cf_weight *w, uint64_t index)
+{
+    float scratch[CF_REF_BLOCK];
+    if (w->scale_format == CF_F8_E8M0)
+        return cf_e8m0_to_f32(((const uint8_t *)cf_ref_at(w->scales))[index]);
+    return *cf_ref_decode(w->scale_format, cf_ref_at(w->scales), index, 1, scratch);
+}
+
+/* Columns [k, k + len) of output o of a plain weight, its outer scales applied. */
+static void tile_row(const cf_weight *w, uint64_t o, uint32_t k, uint32_t len,
+                     float row[CF_REF_BLOCK])
+{
+    float scratch[CF_REF_BLOCK];
+    const float *v = cf_ref_decode(w->dtype, cf_ref_weight_row(w, o), k, len, scratch);
+    memcpy(row, v, len * sizeof *row);
+    if (!w->scale_rows)
+        return;
+    uint64_t stored = w->row_first + o * (w->row_step ? w->row_step : 1);
+    uint64_t per_row = (w->cols + w->scale_cols - 1) / w->scale_cols;
+    uint64_t scales = stored / w->scale_rows * per_row;
+    for (uint32_t i = 0; i < len;) {
+        uint32_t left = w->scale_cols - (k + i) % w->scale_cols;
+        uint32_t n = left < len - i ? left : len - i;
+        float scale = outer_scale(w, scales + (k + i) / w->scale_cols);
+        for (uint32_t j = i; j < i + n; j++)
+            row[j] *= scale;
+        i += n;
+    }
+}
+
+/* x rounded to 8 bits: see ops.h. Groups begin at x. */
+static void round_q8(const float *x, uint32_t n, float *out)
+{
+    for (uint32_t g = 0; g < n; g += CF_Q8_GROUP) {
+        uint32_t end = n - g < CF_Q8_GROUP ? n : g + CF_Q8_GROUP;
+        float most = 0;
+        for (uint32_t i = g; i < end; i++)
+            most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+        float d = most / 127.0f, inverse = d > 0 ? 1.0f / d : 0.0f;
+        for (uint32_t i = g; i < end; i++)
+            out[i] = d * roundf(x[i] * inverse);
     }
 }
 
 void cf_ref_weight_dots(const cf_weight *w, uint64_t o, uint32_t n_o, const float *const *x,
-                        uint32_t n_x, float out[CF_REF_OUTS][CF_REF_ROWS])
+                        uint32_t n_x, bool x_q8, float out[CF_REF_OUTS][CF_REF_ROWS])
 {
-    if (!w->transposed) {
+    if (!w->transposed && !w->scale_rows && !x_q8) {
         for (uint32_t j = 0; j < n_o; j++)
             cf_ref_dots(w->dtype, cf_ref_weight_row(w, o + j), w->cols, x, n_x, out[j]);
         return;
     }
     float lanes[CF_REF_OUTS][CF_REF_ROWS][LANES] = {{{0}}}, tile[CF_REF_OUTS][CF_REF_BLOCK];
+    float rounded[CF_REF_BLOCK];
     for (uint32_t k = 0; k < w->cols; k += CF_REF_BLOCK) {
         uint32_t len = w->cols - k < CF_REF_BLOCK ? w->cols - k : CF_REF_BLOCK;
-        tile_gather(w, o, n_o, k, len, tile);
-        for (uint32_t j = 0; j < n_o; j++)
-            for (uint32_t i = 0; i < n_x; i++)
-                lanes_add(lanes[j][i], tile[j], x[i] + k, len);
+        if (w->transposed)
+            tile_gather(w, o, n_o, k, len, tile);
+        else
+            for (uint32_t j = 0; j < n_o; j++)
+                tile_row(w, o + j, k, len, tile[j]);
+        for (uint32_t i = 0; i < n_x; i++) {
+            if (x_q8)
+                round_q8(x[i] + k, len, rounded);
+            for (uint32_t j = 0; j < n_o; j++)
+                lanes_add(lanes[j][i], tile[j], x_q8 ? rounded : x[i] + k, len);
+        }
     }
     for (uint32_t j = 0; j < n_o; j++)
         for (uint32_t i = 0; i < n_x; i++)

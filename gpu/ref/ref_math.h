@@ -24,10 +24,10 @@ const float *cf_ref_decode(cf_format t, const void *row, uint64_t begin, uint32_
 void cf_ref_dots(cf_format t, const void *row, uint32_t n, const float *const *x, uint32_t n_x,
                  float *out);
 
-/* out[j][i] = W[o + j] . x[i] over w's columns, whatever its layout; j < n_o <= CF_REF_OUTS,
- * i < n_x <= CF_REF_ROWS. */
+/* out[j][i] = W[o + j] . x[i] over w's columns, whatever its layout, outer scales applied, x
+ * rounded when x_q8; j < n_o <= CF_REF_OUTS, i < n_x <= CF_REF_ROWS. */
 void cf_ref_weight_dots(const cf_weight *w, uint64_t o, uint32_t n_o, const float *const *x,
-                        uint32_t n_x, float out[CF_REF_OUTS][CF_REF_ROWS]);
+                        uint32_t n_x, bool x_q8, float out[CF_REF_OUTS][CF_REF_ROWS]);
 
 /* Elements [begin, begin + n) of a vector in any layout, n <= CF_REF_BLOCK, as cf_ref_decode. */
 const float *cf_ref_vector(const cf_weight *w, uint64_t begin, uint32_t n,

@@ -5,8 +5,8 @@
  * The first three are F32, F16 and BF16, the formats of activations, caches and element weights;
  * up to CF_F8_E4M3 a format can be computed with (a kernel of the reference decodes it), the rest
  * only names bytes.
- * F8_E4M3 and NVFP4 are decoded as they are: their outer scales (one float per 128 x 128 values,
- * one per tensor) are tensors of their own.
+ * F8_E4M3, F4_E2M1, I4 and NVFP4 are decoded as they are: their outer scales are tensors of their
+ * own. F4_E2M1 and I4 hold two values in a byte, the first in its low bits; a code c of I4 is c - 8.
  * Thread-safety: constants. */
 #ifndef CF_BASE_FORMAT_H
 #define CF_BASE_FORMAT_H
@@ -19,7 +19,7 @@ typedef enum cf_format {
     CF_Q4_0, CF_Q4_1, CF_Q5_0, CF_Q5_1, CF_Q8_0,
     CF_Q2_K, CF_Q3_K, CF_Q4_K, CF_Q5_K, CF_Q6_K,
     CF_IQ1_S, CF_IQ1_M, CF_IQ2_XXS, CF_IQ2_XS, CF_IQ2_S, CF_IQ3_XXS, CF_IQ3_S, CF_IQ4_NL, CF_IQ4_XS,
-    CF_MXFP4, CF_NVFP4, CF_F8_E4M3,
+    CF_MXFP4, CF_NVFP4, CF_F4_E2M1, CF_I4, CF_F8_E4M3,
     CF_F8_E5M2, CF_F8_E8M0, CF_F64, CF_I64, CF_I32, CF_I16, CF_I8, CF_U64, CF_U32, CF_U16, CF_U8,
     CF_BOOL,
     CF_FORMAT_COUNT

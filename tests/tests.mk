@@ -27,19 +27,19 @@ SUBMAKE = $(MAKE) --no-print-directory $(if $(V),,-s) $(if $(findstring jobserve
 
 # ---- sanitizers: the reference device only (driver libraries leak, and are not instrumented) ----
 ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
-              test_badmodel test_barriers test_block_models test_cache test_chat test_fetch \
+              test_badmodel test_barriers test_block_models test_cache test_chat test_faults test_fetch \
               test_gguf test_hazard test_identity test_io test_jinja test_layout test_models test_policy test_quants \
               test_replay test_residency test_rows test_safetensors test_safetensors_write \
               test_sampler test_timeline test_tokenizer test_tokenizer_parts test_utf8 \
               test_window)
 TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
-              test_badmodel test_barriers test_cache test_fetch test_identity test_io \
+              test_badmodel test_barriers test_cache test_faults test_fetch test_identity test_io \
               test_models test_rows test_timeline test_window)
 SAN_TESTS  := $(if $(findstring thread,$(SAN)),$(TSAN_TESTS),$(ASAN_TESTS))
 # Tests that run on every device there is, unless told on which.
 BY_DEVICE  := test_models test_identity test_window
 # Arguments of run.sh: the tests $2 of the build folder $1.
-runs = $(foreach t,$2,'$1/tests/$t$(if $(filter $(BY_DEVICE),$t), ref)$(if $(filter test_identity,$t), short)')
+runs = $(foreach t,$2,'$1/tests/$t$(if $(filter $(BY_DEVICE),$t), ref)$(if $(filter test_identity,$t), short)$(if $(filter test_faults,$t), 40)')
 
 # ---- fuzz targets: the whole library, instrumented, in a folder of its own ----
 FUZZ      := $(FUZZ_SRC:%.c=$(BUILD)/%)
@@ -85,9 +85,9 @@ test:
 	+$(Q)$(SUBMAKE) test-programs
 	$(Q)tests/run.sh $(BUILD)
 endif
-# What takes minutes: every recorded trace at every size.
+# What takes minutes: every recorded trace at every size, more runs on drives that misbehave.
 check-long: test-programs
-	$(Q)tests/run.sh '$(BUILD)/tests/test_policies long'
+	$(Q)tests/run.sh '$(BUILD)/tests/test_policies long' '$(BUILD)/tests/test_faults 2000'
 .PHONY: check-long test test-fast test-programs test-fast-programs fuzz fuzz-short fuzz-build syntax-cc syntax-clang
 
 # ---- benches: programs of tests/bench, not part of the tests ----

@@ -68,7 +68,7 @@ typedef struct cf_io_fault {
     bool reorder;             /* completions in random order within what is in flight */
     int64_t eio_file, eio_off; /* eio_file >= 0: fail every read that covers this byte ... */
     int32_t eio_times;         /* ... this many times (-1: always) */
-    uint64_t bytes_per_second; /* throttle of completions; 0 = none */
+    uint64_t bytes_per_second; /* no faster than this, one read after the other; 0 = none */
     /* When set, completions are withheld while it returns true; wake() makes it be asked again.
      * Called on the I/O thread. */
     bool (*withhold)(void *user);

@@ -22,7 +22,7 @@ struct entry {
     cf_io_read read; /* as the caller asked */
     bool make_short, delay, corrupt;
     uint64_t fate; /* more random bits for the above */
-    uint64_t due_ns;
+    uint64_t throttled_ns, due_ns;
     int64_t result;
 };
 
@@ -35,7 +35,7 @@ typedef struct fault_io {
     struct entry *entries;
     struct entry **free, **held; /* stack; list in order of arrival */
     uint32_t depth, n_free, n_held, n_below;
-    uint64_t throttle_ns; /* when the throttled drive will have delivered all so far */
+    uint64_t throttle_ns; /* when the throttled drive will be through with all so far */
     atomic_bool woken;
 } fault_io;
 
@@ -71,14 +71,21 @@ static void entry_arrive(fault_io *f, struct entry *e, int64_t result)
     if (e->corrupt && result > 0)
         dst[cf_rng_below(&rng, (uint64_t)result)] ^= (uint8_t)(1u << cf_rng_below(&rng, 8));
     e->result = result;
-    e->due_ns = now + (e->delay ? (uint64_t)f->how.delay_us * 1000 : 0);
-    if (f->how.bytes_per_second && result > 0) {
-        double ns = (double)result * 1e9 / (double)f->how.bytes_per_second;
-        f->throttle_ns = (f->throttle_ns > now ? f->throttle_ns : now) + (uint64_t)ns;
-        if (f->throttle_ns > e->due_ns)
-            e->due_ns = f->throttle_ns;
-    }
+    now += e->delay ? (uint64_t)f->how.delay_us * 1000 : 0;
+    e->due_ns = now > e->throttled_ns ? now : e->throttled_ns;
     f->held[f->n_held++] = e;
+}
+
+/* When a drive of the given speed, which takes reads one after the other, would be through with this
+ * one. Counted from when it is asked for: the time the real drive takes passes meanwhile. */
+static uint64_t throttled_until(fault_io *f, uint32_t bytes)
+{
+    if (!f->how.bytes_per_second)
+        return 0;
+    uint64_t now = cf_clock_ns();
+    double ns = (double)bytes * 1e9 / (double)f->how.bytes_per_second;
+    f->throttle_ns = (f->throttle_ns > now ? f->throttle_ns : now) + (uint64_t)ns;
+    return f->throttle_ns;
 }
 
 static int fault_queue(cf_io *io, const cf_io_read *reads, int n)
@@ -103,6 +110,7 @@ static int fault_queue(cf_io *io, const cf_io_read *reads, int n)
             break;
         }
         f->n_free--;
+        e->throttled_ns = throttled_until(f, r.bytes);
         if (f->how.on_submit)
             f->how.on_submit(f->how.on_submit_user, r.file, r.off, r.bytes);
         if (fail)

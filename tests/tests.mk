@@ -100,4 +100,9 @@ $(BUILD)/bench/bench_stall: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit
 bench: $(BENCHES)
 bench-stream: all $(BENCHES)
 	$(Q)tests/bench/stream.sh $(BUILD)
-.PHONY: bench bench-stream
+# Cold records beside fio: 2 GiB in $TMPDIR or /tmp. The same model in a memory cgroup of a quarter of it.
+bench-fetch: $(BUILD)/bench/bench_fetch
+	$(Q)tests/bench/fetch.sh $(BUILD)
+bench-capped: all $(BUILD)/bench/bench_stream
+	$(Q)tests/bench/capped.sh $(BUILD)
+.PHONY: bench bench-stream bench-fetch bench-capped

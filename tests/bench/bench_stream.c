@@ -1,7 +1,11 @@
 /* Is it really streamed? One run of a large checkpoint through a cache of a tenth of its experts,
  * and the kernel's own figures beside the engine's.
  *
- *     bench_stream MODEL DEVICE [TOKENS [SHARE]]      SHARE: of the experts, in percent
+ *     bench_stream MODEL DEVICE [TOKENS [SHARE [MB_PER_S]]]
+ *
+ * SHARE: of the experts, in percent. MB_PER_S: reads are held back to that speed (megabytes), so that
+ * the drive is the slower part on any machine; the I/O term of a token, its missed bytes over that
+ * speed, is then printed beside the time that it took.
  *
  * Checks, and exits 1 when one fails:
  *   read_bytes   of /proc/self/io grows by what the statistics call io.bytes, within 1 %
@@ -157,14 +161,27 @@ static void report(const cf_options *o, const cf_stats *s, const struct files *f
            s->stall_device_s);
 }
 
+/* The two terms of a decoded token: missed bytes at the drive's speed, and all the rest. */
+static void terms_report(const cf_stats *s, uint64_t record_bytes, uint64_t bytes_per_second)
+{
+    double tokens = (double)s->generated_tokens;
+    double missed = (double)s->decode.misses * (double)record_bytes;
+    double io_s = missed / (double)bytes_per_second / tokens, token_s = s->decode_s / tokens;
+    printf("terms          %.1f MB missed a token: %.1f ms at %.0f MB/s; a token took %.1f ms\n",
+           missed / tokens / 1e6, io_s * 1e3, (double)bytes_per_second / 1e6, token_s * 1e3);
+    printf("of the bound   %.3f (I/O term over time taken)\n", io_s / token_s);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 3) {
-        fprintf(stderr, "usage: bench_stream MODEL DEVICE [TOKENS [SHARE]]\n");
+        fprintf(stderr, "usage: bench_stream MODEL DEVICE [TOKENS [SHARE [MB_PER_S]]]\n");
         return 2;
     }
     uint32_t tokens = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 16;
     uint32_t share = argc > 4 ? (uint32_t)strtoul(argv[4], NULL, 10) : 10;
+    uint64_t speed = argc > 5 ? strtoull(argv[5], NULL, 10) * 1000000 : 0;
+    cf_io_fault throttle = {.eio_file = -1, .bytes_per_second = speed};
     char text[200];
     cf_options o;
     cf_err err = {0};
@@ -177,6 +194,7 @@ int main(int argc, char **argv)
     o.chunk = PROMPT;
     o.io = "uring";
     o.ram_bytes = RAM_BYTES;
+    o.fault = speed ? &throttle : NULL;
     unsigned long long bare = bare_hwm(o.device);
     if (!sized_plan_open(&m, argv[1]) || !sized_budgets(&m, &o, m.all_slots * share / 100, false))
         return 1;
@@ -192,12 +210,16 @@ int main(int argc, char **argv)
         return 1;
     }
     cf_engine_get_stats(e, &s);
+    cf_engine_info info;
+    cf_engine_get_info(e, &info);
     unsigned long long read_bytes = proc_number("/proc/self/io", "read_bytes:") - read_before;
     unsigned long long rchar = proc_number("/proc/self/io", "rchar:") - rchar_before;
     cf_engine_close(&e);
     unsigned long long hwm = (proc_number("/proc/self/status", "VmHWM:") << 10) - bare;
     struct files after = files_look(argv[1], false);
     report(&o, &s, &after);
+    if (speed)
+        terms_report(&s, info.record_bytes, speed);
 
     double ratio = (double)read_bytes / (double)s.io_bytes;
     snprintf(text, sizeof text, "%llu of the kernel, %llu of the statistics: %.4f", read_bytes,

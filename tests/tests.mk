@@ -105,4 +105,7 @@ bench-fetch: $(BUILD)/bench/bench_fetch
 	$(Q)tests/bench/fetch.sh $(BUILD)
 bench-capped: all $(BUILD)/bench/bench_stream
 	$(Q)tests/bench/capped.sh $(BUILD)
-.PHONY: bench bench-stream bench-fetch bench-capped
+# Needs a GPU: its tests, ceilings, a resident and a streamed run, timelines; the report in gpu-report.
+bench-gpu: all $(BENCHES) test-programs
+	$(Q)tests/bench/gpu.sh $(BUILD)
+.PHONY: bench-gpu bench bench-stream bench-fetch bench-capped

@@ -129,7 +129,7 @@ static void touch_weight(const struct call *c, const cf_weight *w)
 /* A weight that is all that is stored, row by row. */
 static void touch_whole(const struct call *c, const cf_weight *w)
 {
-    cf_assert(!w->transposed && !w->row_first && w->row_step <= 1 && !w->scale_rows);
+    cf_assert(!w->transposed && !w->row_first && w->row_step <= 1);
     touch_weight(c, w);
 }
 
@@ -172,6 +172,7 @@ void cf_gpu_head_linear(cf_gpu *gpu, cf_stream stream, const cf_op_head_linear *
     cf_assert(op->n_heads > 0 && op->n_sub > 0);
     cf_assert(op->row_off <= op->head_rows && op->n_sub <= op->head_rows - op->row_off);
     cf_assert((uint64_t)op->n_heads * op->head_rows <= op->w.rows);
+    cf_assert(!op->w.scale_rows || gpu->info.head_scales);
     touch_whole(&c, &op->w);
     uint32_t x_width = op->transposed ? op->n_sub : op->w.cols;
     uint32_t y_width = op->transposed ? op->w.cols : op->n_sub;
@@ -354,6 +355,7 @@ void cf_gpu_add(cf_gpu *gpu, cf_stream stream, const cf_op_add *op)
 void cf_gpu_get_rows(cf_gpu *gpu, cf_stream stream, const cf_op_get_rows *op)
 {
     struct call c = call_begin(gpu, stream, "get_rows");
+    cf_assert(!op->table.scale_rows);
     touch_whole(&c, &op->table);
     cf_range y = touch_rows(&c, op->y, op->n_rows, op->table.cols, op->y_stride, CF_ACCESS_WRITE);
     cf_assert(op->table.span.buf != op->y.buf ||

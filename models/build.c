@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "models/stored.h"
+
 enum {
     MAX_NAME = 512,
     MAX_RECORDS = 1 << 17 /* several times the largest model there is; bounds what a config costs */
@@ -46,54 +48,12 @@ static int expected_add(cf_build *b, const char *name, int flags, const uint64_t
     return 0;
 }
 
-/* Formats that a weight may have. F8_E4M3 and the pairs of 4 bits come with scales in a tensor of
- * their own, which no plan applies. */
-static bool format_bindable(cf_format f)
-{
-    return cf_format_computable(f) && f != CF_F8_E4M3 && f != CF_F4_E2M1 && f != CF_I4;
-}
-
-static void shape_text(char *out, size_t size, const uint64_t *shape, uint32_t n)
-{
-    size_t at = (size_t)snprintf(out, size, "[");
-    for (uint32_t i = 0; i < n && at < size; i++)
-        at += (size_t)snprintf(out + at, size - at, "%s%llu", i ? ", " : "",
-                               (unsigned long long)shape[i]);
-    if (at < size)
-        snprintf(out + at, size - at, "]");
-}
-
-/* Finds a tensor, checks dtype and shape, marks it bound. `again`: parts of it may be bound before. */
-static int tensor_bind(cf_build *b, const char *name, const uint64_t *shape, uint32_t n_dims,
-                       bool again, const cf_tensor **out, cf_format *dtype, cf_err *err)
-{
-    int64_t at = cf_catalogue_find(b->model->cat, name);
-    if (at < 0)
-        return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s is missing", b->model->dir, name);
-    const cf_tensor *t = cf_catalogue_at(b->model->cat, (uint32_t)at);
-    if (b->bound[at] && !again)
-        return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has two roles", b->model->dir, name);
-    if (!format_bindable(t->format))
-        return CF_FAIL(err, CF_EFORMAT,
-                       "%s: tensor %s has dtype %s; known: F32 F16 BF16 and GGUF's block formats",
-                       b->model->dir, name, cf_format_name(t->format));
-    if (t->n_dims != n_dims || memcmp(t->shape, shape, n_dims * sizeof *shape) != 0) {
-        char have[128], want[128];
-        shape_text(want, sizeof want, shape, n_dims);
-        return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has shape %s, the config implies %s",
-                       b->model->dir, name, cf_tensor_shape_text(t, have, sizeof have), want);
-    }
-    b->bound[at] = 1;
-    *out = t;
-    *dtype = t->format;
-    return 0;
-}
-
 #define FORMAT_NAME(name, format)                                                                  \
     do {                                                                                           \
         va_list args;                                                                              \
         va_start(args, format);                                                                    \
-        vsnprintf(name, sizeof name, format, args);                                                \
+        int prefix = snprintf(name, sizeof name, "%s", b->prefix ? b->prefix : "");                \
+        vsnprintf(name + prefix, sizeof name - (size_t)prefix, format, args);                      \
         va_end(args);                                                                              \
     } while (0)
 
@@ -109,14 +69,13 @@ static int weight_add(cf_build *b, cf_wid *out, int flags, uint32_t first, uint3
     cf_weight_def w = {.name = "", .dtype = CF_BF16, .rows = rows ? rows : 1, .cols = cols,
                        .must_be_finite = (flags & CF_BIND_FINITE) != 0};
     if (m->cat) {
-        const cf_tensor *t;
-        bool part = rows != total;
-        if ((rc = tensor_bind(b, name, shape, n_dims, part, &t, &w.dtype, err)) < 0)
+        cf_stored s;
+        if ((rc = cf_stored_bind(b, name, shape, n_dims, rows != total, &s, err)) < 0 ||
+            (rc = cf_stored_part(b, &s, 0, first, w.rows, &w.extent, &w.scale_extent, err)) < 0)
             return rc;
-        uint64_t row_bytes = cf_format_row_bytes(w.dtype, cols);
-        w.name = t->name;
-        w.extent = (cf_extent){t->extent.file, t->extent.off + first * row_bytes,
-                               w.rows * row_bytes};
+        w.name = s.codes->name;
+        w.dtype = s.dtype;
+        w.scale = s.scale;
     } else if ((rc = expected_add(b, name, flags, shape, n_dims, err)) < 0) {
         return rc;
     }
@@ -153,17 +112,63 @@ int cf_bind_table(cf_build *b, cf_table_def **out, uint64_t rows, uint32_t cols,
     uint64_t shape[2] = {rows, cols};
     cf_table_def d = {.name = "", .dtype = CF_BF16, .rows = rows, .cols = cols, .stop = -1};
     if (m->cat) {
-        const cf_tensor *t;
-        if ((rc = tensor_bind(b, name, shape, 2, false, &t, &d.dtype, err)) < 0)
+        cf_stored s;
+        if ((rc = cf_stored_bind(b, name, shape, 2, false, &s, err)) < 0)
             return rc;
-        d.name = t->name;
-        d.extent = t->extent;
+        if (s.scales)
+            return CF_FAIL(err, CF_EFORMAT,
+                           "%s: tensor %s has outer scales; rows of tables are read without",
+                           m->dir, s.codes->name);
+        d.name = s.codes->name;
+        d.dtype = s.dtype;
+        d.extent = s.codes->extent;
     } else if ((rc = expected_add(b, name, 0, shape, 2, err)) < 0) {
         return rc;
     }
     m->tables[m->n_tables] = d;
     *out = &m->tables[m->n_tables++];
     return 0;
+}
+
+/* One more extent for every record of a layer. */
+static int extent_add(cf_moe_def *d, uint32_t *index, cf_err *err)
+{
+    uint32_t n = d->n_extents;
+    if (n == CF_RECORD_EXTENTS)
+        return CF_FAIL(err, -EINVAL, "a record of layer %u has more than %u extents", d->layer, n);
+    cf_extent *grown = realloc(d->extents, (size_t)d->experts * (n + 1) * sizeof *grown);
+    if (!grown)
+        return CF_FAIL(err, -ENOMEM, "out of memory for %u expert records", d->experts);
+    d->extents = grown;
+    for (uint32_t e = d->experts; e-- > 0;) {
+        memmove(&grown[(size_t)e * (n + 1)], &grown[(size_t)e * n], n * sizeof *grown);
+        grown[(size_t)e * (n + 1) + n] = (cf_extent){0};
+    }
+    *index = n;
+    d->n_extents = n + 1;
+    return 0;
+}
+
+/* A piece as it is stored, in new extents. */
+static int piece_add(cf_moe_def *d, const cf_stored *s, cf_piece_def *p, cf_err *err)
+{
+    *p = (cf_piece_def){.dtype = s->dtype, .rows = (uint32_t)s->rows, .cols = (uint32_t)s->cols,
+                        .scale = s->scale};
+    int rc = extent_add(d, &p->extent, err);
+    if (rc == 0 && s->scales)
+        rc = extent_add(d, &p->scale_extent, err);
+    return rc;
+}
+
+/* Where rows [first, first + n) of the matrix lie is an expert's. */
+static int piece_place(const cf_build *b, cf_moe_def *d, const cf_piece_def *p, const cf_stored *s,
+                       uint32_t expert, uint64_t matrix, uint64_t first, uint64_t n, cf_err *err)
+{
+    cf_extent scales = {0}, *record = &d->extents[(size_t)expert * d->n_extents];
+    int rc = cf_stored_part(b, s, matrix, first, n, &record[p->extent], &scales, err);
+    if (p->scale.rows)
+        record[p->scale_extent] = scales;
+    return rc;
 }
 
 int cf_bind_piece(cf_build *b, uint32_t moe, uint32_t expert, uint32_t piece, uint32_t rows,
@@ -175,23 +180,26 @@ int cf_bind_piece(cf_build *b, uint32_t moe, uint32_t expert, uint32_t piece, ui
     uint64_t shape[2] = {rows, cols};
     if (!b->model->cat)
         return expected_add(b, name, 0, shape, 2, err);
-    const cf_tensor *t;
-    cf_format dtype;
-    int rc = tensor_bind(b, name, shape, 2, false, &t, &dtype, err);
+    cf_stored s;
+    cf_piece_def *p = &d->pieces[piece];
+    int rc = cf_stored_bind(b, name, shape, 2, false, &s, err);
+    if (rc == 0 && expert == 0)
+        rc = piece_add(d, &s, p, err);
     if (rc < 0)
         return rc;
-    cf_piece_def *p = &d->pieces[piece];
-    if (expert == 0)
-        *p = (cf_piece_def){.dtype = dtype, .rows = rows, .cols = cols, .extent = piece};
-    if (p->dtype != dtype)
+    if (p->dtype != s.dtype)
         return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has dtype %s, expert 0 of its layer has %s",
-                       b->model->dir, name, cf_format_name(dtype), cf_format_name(p->dtype));
-    d->extents[(uint64_t)expert * d->n_extents + piece] = t->extent;
-    return 0;
+                       b->model->dir, name, cf_format_name(s.dtype), cf_format_name(p->dtype));
+    if (p->scale.format != s.scale.format)
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: the scales of tensor %s have dtype %s, those of expert 0 have %s",
+                       b->model->dir, name, cf_format_name(s.scale.format),
+                       cf_format_name(p->scale.format));
+    return piece_place(b, d, p, &s, expert, 0, 0, rows, err);
 }
 
-int cf_bind_fused(cf_build *b, uint32_t moe, uint32_t extent, const cf_fused *part,
-                  cf_format *dtype, cf_err *err, const char *name_format, ...)
+int cf_bind_fused(cf_build *b, uint32_t moe, const cf_fused *part, cf_piece_def *out, cf_err *err,
+                  const char *name_format, ...)
 {
     char name[MAX_NAME];
     FORMAT_NAME(name, name_format);
@@ -200,25 +208,32 @@ int cf_bind_fused(cf_build *b, uint32_t moe, uint32_t extent, const cf_fused *pa
     uint64_t flat[2] = {(uint64_t)d->experts * part->rows, part->cols};
     const uint64_t *shape = part->flat ? flat : cube;
     uint32_t n_dims = part->flat ? 2 : 3;
-    *dtype = CF_BF16;
+    *out = (cf_piece_def){.dtype = CF_BF16, .rows = part->n, .cols = part->cols};
     if (!b->model->cat)
         return expected_add(b, name, 0, shape, n_dims, err);
-    const cf_tensor *t;
-    int rc = tensor_bind(b, name, shape, n_dims, part->n != part->rows, &t, dtype, err);
+    cf_stored s;
+    int rc = cf_stored_bind(b, name, shape, n_dims, part->n != part->rows, &s, err);
     if (rc < 0)
         return rc;
-    if (part->transposed && cf_formats[*dtype].block_values != 1)
+    if (part->transposed && (cf_formats[s.dtype].block_values != 1 || s.scales))
         return CF_FAIL(err, CF_EFORMAT,
-                       "%s: tensor %s has dtype %s, whose blocks do not follow its columns: such "
-                       "matrices are read as F32, F16 or BF16",
-                       b->model->dir, name, cf_format_name(*dtype));
-    uint64_t row_bytes = cf_format_row_bytes(*dtype, part->cols);
-    for (uint32_t e = 0; e < d->experts; e++)
-        d->extents[(uint64_t)e * d->n_extents + extent] =
-            (cf_extent){t->extent.file,
-                        t->extent.off + ((uint64_t)e * part->rows + part->first) * row_bytes,
-                        part->n * row_bytes};
-    return 0;
+                       "%s: tensor %s has dtype %s, whose blocks or scales do not follow its "
+                       "columns: such matrices are read as F32, F16 or BF16",
+                       b->model->dir, name, cf_format_name(s.dtype));
+    rc = piece_add(d, &s, out, err);
+    for (uint32_t e = 0; e < d->experts && rc == 0; e++) {
+        uint64_t row = part->flat ? (uint64_t)e * part->rows : 0;
+        rc = piece_place(b, d, out, &s, e, part->flat ? 0 : e, row + part->first, part->n, err);
+    }
+    out->rows = part->n;
+    return rc;
+}
+
+bool cf_bind_in_blocks(const cf_build *b, const char *name)
+{
+    char full[MAX_NAME];
+    snprintf(full, sizeof full, "%s%s", b->prefix ? b->prefix : "", name);
+    return b->model->cat && cf_stored_in_blocks(b, full);
 }
 
 void cf_skip_tensors(cf_build *b, bool (*match)(const cf_build *b, const char *name),
@@ -230,7 +245,9 @@ void cf_skip_tensors(cf_build *b, bool (*match)(const cf_build *b, const char *n
     uint32_t before = m->n_skipped;
     for (uint32_t i = 0; i < cf_catalogue_count(m->cat); i++) {
         const cf_tensor *t = cf_catalogue_at(m->cat, i);
-        if (b->bound[i] || !match(b, t->name))
+        size_t prefix = b->prefix ? strlen(b->prefix) : 0;
+        bool inside = prefix && strncmp(t->name, b->prefix, prefix) == 0;
+        if (b->bound[i] || !match(b, t->name + (inside ? prefix : 0)))
             continue;
         b->bound[i] = 1;
         m->n_skipped++;
@@ -242,9 +259,36 @@ void cf_skip_tensors(cf_build *b, bool (*match)(const cf_build *b, const char *n
     }
 }
 
+static bool is_vision(const cf_build *b, const char *name)
+{
+    static const char *const towers[] = {"vision_tower.", "vision_model.", "mm_projector.",
+                                         "multi_modal_projector."};
+    (void)b;
+    for (size_t i = 0; i < sizeof towers / sizeof *towers; i++)
+        if (strncmp(name, towers[i], strlen(towers[i])) == 0)
+            return true;
+    return false;
+}
+
+int cf_build_wrapped(cf_build *b, int (*build)(cf_build *b, cf_err *err), cf_err *err)
+{
+    const json_t *top = b->config, *text = json_object_get(top, "text_config");
+    if (!json_is_object(text))
+        return CF_FAIL(err, CF_EFORMAT, "%s: \"text_config\" is not an object", b->path);
+    b->config = text;
+    b->prefix = "language_model.";
+    int rc = cf_quant_read(b, err);
+    if (rc == 0)
+        rc = build(b, err);
+    b->config = top;
+    b->prefix = NULL;
+    if (rc == 0)
+        cf_skip_tensors(b, is_vision, "vision tower");
+    return rc;
+}
+
 int cf_build_moe(cf_build *b, uint32_t layer, uint32_t experts, uint32_t zero_experts,
-                 uint32_t top_k, uint32_t hidden, uint32_t ffn, uint32_t n_extents, uint32_t *index,
-                 cf_err *err)
+                 uint32_t top_k, uint32_t hidden, uint32_t ffn, uint32_t *index, cf_err *err)
 {
     cf_model *m = b->model;
     uint64_t records = experts;
@@ -258,10 +302,7 @@ int cf_build_moe(cf_build *b, uint32_t layer, uint32_t experts, uint32_t zero_ex
     if (rc < 0)
         return rc;
     cf_moe_def d = {.layer = layer, .experts = experts, .zero_experts = zero_experts,
-                    .top_k = top_k, .hidden = hidden, .ffn = ffn, .n_extents = n_extents};
-    d.extents = calloc((size_t)experts * n_extents, sizeof *d.extents);
-    if (!d.extents)
-        return CF_FAIL(err, -ENOMEM, "out of memory for %u expert records", experts);
+                    .top_k = top_k, .hidden = hidden, .ffn = ffn};
     *index = m->n_moe;
     m->moe[m->n_moe++] = d;
     return 0;

@@ -9,9 +9,17 @@
 
 #include "models/family.h"
 
+/* What "quantization_config" says of outer scales (models/stored.h): one for rows x cols values. */
+typedef struct cf_quant {
+    uint32_t rows, cols; /* 0: none */
+    bool packed;         /* 4-bit integers in words; else FP8 */
+} cf_quant;
+
 struct cf_build {
     const json_t *config; /* borrowed */
     const char *path;     /* of the config, for messages */
+    const char *prefix;   /* of every tensor's name; NULL: none */
+    cf_quant quant;
     cf_model *model;      /* being filled; model->cat is NULL when listing */
     uint8_t *bound;       /* per catalogue tensor */
     cf_expected *expected; /* when listing */
@@ -45,7 +53,10 @@ int cf_config_tokens(cf_build *b, cf_err *err);
 int cf_config_rope(cf_build *b, uint32_t n_rot, cf_rope_layout layout, double theta_absent,
                    uint32_t *index, float *score_scale, cf_err *err);
 
-/* ---- tensors ---- */
+/* ---- tensors ----
+ *
+ * A matrix is bound by its plain name in whatever form it is stored (models/stored.h), its outer
+ * scales with it. */
 
 enum {
     CF_BIND_F32 = 1,    /* listed as float32 (routers) */
@@ -65,31 +76,36 @@ int cf_bind_table(cf_build *b, cf_table_def **out, uint64_t rows, uint32_t cols,
 int cf_bind_rows(cf_build *b, cf_wid *out, int flags, uint32_t first, uint32_t rows, uint32_t total,
                  uint32_t cols, cf_err *err, const char *name_format, ...)
     __attribute__((format(printf, 9, 10)));
-/* One piece of one expert of model->moe[moe], alone in a tensor [rows, cols]; all experts must agree
- * in dtype. The record has an extent for each piece. */
+/* One piece of one expert of model->moe[moe], alone in a tensor [rows, cols]; experts are bound from
+ * 0 on, and all must agree in dtype. The record has extents of its own for each piece. */
 int cf_bind_piece(cf_build *b, uint32_t moe, uint32_t expert, uint32_t piece, uint32_t rows,
                   uint32_t cols, cf_err *err, const char *name_format, ...)
     __attribute__((format(printf, 8, 9)));
-/* One extent of every expert, fused in one tensor [experts, rows, cols] or (flat) [experts * rows,
- * cols]: rows [first, first + n) of each expert's part. The caller describes the pieces that lie in
- * it. */
+/* One part of every expert, fused in one tensor [experts, rows, cols] or (flat) [experts * rows,
+ * cols]: rows [first, first + n) of each expert's part, in extents of its own. *out is that matrix
+ * [n, cols] as a plain piece, from which the caller makes the pieces that lie in it. */
 typedef struct cf_fused {
     uint32_t rows, cols, first, n;
     bool flat;
     bool transposed; /* a piece in it is: element formats only */
 } cf_fused;
-int cf_bind_fused(cf_build *b, uint32_t moe, uint32_t extent, const cf_fused *part,
-                  cf_format *dtype, cf_err *err, const char *name_format, ...)
-    __attribute__((format(printf, 7, 8)));
-/* Marks every unbound tensor for which `match` returns true as left out. */
+int cf_bind_fused(cf_build *b, uint32_t moe, const cf_fused *part, cf_piece_def *out, cf_err *err,
+                  const char *name_format, ...) __attribute__((format(printf, 6, 7)));
+/* The tensor is there as name_blocks: rows of outputs, whatever its plain form has. */
+bool cf_bind_in_blocks(const cf_build *b, const char *name);
+/* Marks every unbound tensor for which `match` returns true as left out; it gets the name without
+ * b->prefix. */
 void cf_skip_tensors(cf_build *b, bool (*match)(const cf_build *b, const char *name),
                      const char *what);
+
+/* A text model within another: `build` gets its "text_config" as the config, and its tensors' names
+ * begin with "language_model."; the vision tower is left out. */
+int cf_build_wrapped(cf_build *b, int (*build)(cf_build *b, cf_err *err), cf_err *err);
 
 /* ---- plan ---- */
 
 int cf_build_moe(cf_build *b, uint32_t layer, uint32_t experts, uint32_t zero_experts,
-                 uint32_t top_k, uint32_t hidden, uint32_t ffn, uint32_t n_extents, uint32_t *index,
-                 cf_err *err);
+                 uint32_t top_k, uint32_t hidden, uint32_t ffn, uint32_t *index, cf_err *err);
 int cf_build_buf(cf_build *b, const char *name, uint32_t width, cf_bufid *out, cf_err *err);
 /* Appends a step; the caller fills its union through *out before the next append. Optional weights
  * start absent, scales at 1. */

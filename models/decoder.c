@@ -225,6 +225,10 @@ static int grouped_attention(struct build *k, uint32_t layer, cf_err *err)
         CF_TRY(cf_bind_weight(k->b, &a.k_norm, CF_BIND_NORM, 0,
                               whole ? d->kv_heads * d->head : d->head, err, "%s", name));
     }
+    if (d->names.sinks) {
+        layer_name(name, d->names.sinks, layer);
+        CF_TRY(cf_bind_weight(k->b, &a.sinks, 0, 0, d->heads, err, "%s", name));
+    }
     if (d->attn_layer)
         d->attn_layer(d, layer, &a);
     CF_TRY(cf_build_step(k->b, CF_STEP_ATTN, layer, k->n, k->y, &s, err));
@@ -293,45 +297,77 @@ static int experts_fused_rows(struct build *k, uint32_t layer, uint32_t moe, cf_
 {
     int rc;
     const cf_decoder *d = k->d;
-    cf_format dtype;
     char name[MAX_NAME];
     layer_name(name, d->names.fused_gate_up, layer);
     cf_piece_def *p = k->b->model->moe[moe].pieces;
     for (uint32_t i = CF_GATE; i <= CF_UP; i++) {
         cf_fused part = {.rows = 2 * d->ffn, .cols = d->hidden, .first = i * d->ffn, .n = d->ffn};
-        CF_TRY(cf_bind_fused(k->b, moe, i, &part, &dtype, err, "%s", name));
-        p[i] = (cf_piece_def){.dtype = dtype, .rows = d->ffn, .cols = d->hidden, .extent = i};
+        CF_TRY(cf_bind_fused(k->b, moe, &part, &p[i], err, "%s", name));
     }
     layer_name(name, d->names.fused_down, layer);
     cf_fused down = {.rows = d->hidden, .cols = d->ffn, .n = d->hidden};
-    CF_TRY(cf_bind_fused(k->b, moe, CF_DOWN, &down, &dtype, err, "%s", name));
-    p[CF_DOWN] = (cf_piece_def){.dtype = dtype, .rows = d->hidden, .cols = d->ffn,
-                                .extent = CF_DOWN};
-    return 0;
+    return cf_bind_fused(k->b, moe, &down, &p[CF_DOWN], err, "%s", name);
 fail:
     return rc;
 }
 
-/* gate_up [hidden, 2 ffn] is one extent that holds both, column by column. */
+/* A matrix [rows, cols] of every expert, stored [cols, rows]; in blocks it lies as it is. */
+static int fused_transposed(struct build *k, uint32_t moe, uint32_t rows, uint32_t cols,
+                            const char *format, uint32_t layer, cf_piece_def *out, cf_err *err)
+{
+    char name[MAX_NAME];
+    layer_name(name, format, layer);
+    bool blocks = cf_bind_in_blocks(k->b, name);
+    cf_fused part = {.rows = blocks ? rows : cols, .cols = blocks ? cols : rows,
+                     .n = blocks ? rows : cols, .transposed = !blocks};
+    int rc = cf_bind_fused(k->b, moe, &part, out, err, "%s", name);
+    out->rows = rows;
+    out->cols = cols;
+    out->transposed = !blocks;
+    out->stride = blocks ? 0 : rows;
+    return rc;
+}
+
+/* gate_up is one extent that holds both, one after the other or every other row. */
 static int experts_fused_transposed(struct build *k, uint32_t layer, uint32_t moe, cf_err *err)
 {
     int rc;
     const cf_decoder *d = k->d;
-    cf_format dtype;
+    cf_piece_def both, *p = k->b->model->moe[moe].pieces;
+    CF_TRY(fused_transposed(k, moe, 2 * d->ffn, d->hidden, d->names.fused_gate_up, layer, &both,
+                            err));
+    for (uint32_t i = CF_GATE; i <= CF_UP; i++) {
+        p[i] = both;
+        p[i].rows = d->ffn;
+        p[i].row_first = d->interleaved ? i : i * d->ffn;
+        p[i].row_step = d->interleaved ? 2 : 1;
+    }
+    return fused_transposed(k, moe, d->hidden, d->ffn, d->names.fused_down, layer, &p[CF_DOWN], err);
+fail:
+    return rc;
+}
+
+/* Vectors of every expert: gate and up in one, as their matrices are. */
+static int experts_biases(struct build *k, uint32_t layer, uint32_t moe, cf_err *err)
+{
+    int rc;
+    const cf_decoder *d = k->d;
     char name[MAX_NAME];
-    cf_piece_def *p = k->b->model->moe[moe].pieces;
-    layer_name(name, d->names.fused_gate_up, layer);
-    cf_fused both = {.rows = d->hidden, .cols = 2 * d->ffn, .n = d->hidden, .transposed = true};
-    CF_TRY(cf_bind_fused(k->b, moe, 0, &both, &dtype, err, "%s", name));
-    for (uint32_t i = CF_GATE; i <= CF_UP; i++)
-        p[i] = (cf_piece_def){.dtype = dtype, .rows = d->ffn, .cols = d->hidden, .extent = 0,
-                              .transposed = true, .row_first = i * d->ffn, .stride = 2 * d->ffn};
-    layer_name(name, d->names.fused_down, layer);
-    cf_fused down = {.rows = d->ffn, .cols = d->hidden, .n = d->ffn, .transposed = true};
-    CF_TRY(cf_bind_fused(k->b, moe, 1, &down, &dtype, err, "%s", name));
-    p[CF_DOWN] = (cf_piece_def){.dtype = dtype, .rows = d->hidden, .cols = d->ffn, .extent = 1,
-                                .transposed = true, .stride = d->hidden};
-    return 0;
+    cf_piece_def both, *p = k->b->model->moe[moe].biases;
+    layer_name(name, d->names.fused_gate_up_bias, layer);
+    cf_fused part = {.rows = 1, .cols = 2 * d->ffn, .n = 1, .flat = true, .transposed = true};
+    CF_TRY(cf_bind_fused(k->b, moe, &part, &both, err, "%s", name));
+    for (uint32_t i = CF_GATE; i <= CF_UP; i++) {
+        p[i] = both;
+        p[i].cols = d->ffn;
+        p[i].row_first = i;
+        /* Column j of a transposed vector is element j * stride + row_first. */
+        p[i].transposed = d->interleaved;
+        p[i].stride = d->interleaved ? 2 : 0;
+    }
+    layer_name(name, d->names.fused_down_bias, layer);
+    part.cols = d->hidden;
+    return cf_bind_fused(k->b, moe, &part, &p[CF_DOWN], err, "%s", name);
 fail:
     return rc;
 }
@@ -344,17 +380,18 @@ static int experts_fused_flat(struct build *k, uint32_t layer, uint32_t moe, cf_
     const char *const formats[CF_EXPERT_PIECES] = {d->names.fused_gate, d->names.fused_up,
                                                    d->names.fused_down};
     for (uint32_t i = 0; i < CF_EXPERT_PIECES; i++) {
-        cf_format dtype;
         char name[MAX_NAME];
         layer_name(name, formats[i], layer);
         bool down = i == CF_DOWN;
+        cf_piece_def *p = &k->b->model->moe[moe].pieces[i];
         cf_fused part = {
             .rows = d->ffn, .cols = d->hidden, .n = d->ffn, .flat = true, .transposed = down};
-        CF_TRY(cf_bind_fused(k->b, moe, i, &part, &dtype, err, "%s", name));
-        k->b->model->moe[moe].pieces[i] =
-            (cf_piece_def){.dtype = dtype, .rows = down ? d->hidden : d->ffn,
-                           .cols = down ? d->ffn : d->hidden, .extent = i, .transposed = down,
-                           .stride = down ? d->hidden : 0};
+        CF_TRY(cf_bind_fused(k->b, moe, &part, p, err, "%s", name));
+        if (down) {
+            p->rows = p->stride = d->hidden;
+            p->cols = d->ffn;
+            p->transposed = true;
+        }
     }
     return 0;
 fail:
@@ -364,12 +401,12 @@ fail:
 static int experts_bind(struct build *k, uint32_t layer, uint32_t *moe, cf_err *err)
 {
     const cf_decoder *d = k->d;
-    bool separate = d->names.gate != NULL;
-    uint32_t extents = !separate && d->fused == CF_FUSED_TRANSPOSED ? 2 : 3;
-    int rc = cf_build_moe(k->b, layer, d->experts, 0, d->top_k, d->hidden, d->ffn, extents, moe, err);
+    int rc = cf_build_moe(k->b, layer, d->experts, 0, d->top_k, d->hidden, d->ffn, moe, err);
+    if (rc == 0 && d->names.fused_gate_up_bias)
+        rc = experts_biases(k, layer, *moe, err);
     if (rc < 0)
         return rc;
-    if (separate)
+    if (d->names.gate)
         return experts_separate(k, layer, *moe, err);
     switch (d->fused) {
     case CF_FUSED_ROWS:
@@ -399,6 +436,11 @@ static int route(struct build *k, uint32_t layer, uint32_t *moe, cf_err *err)
         layer_name(name, d->names.router_bias, layer);
         CF_TRY(cf_bind_weight(k->b, &r.bias, CF_BIND_FINITE | CF_BIND_F32 | CF_BIND_BIAS,
                               d->router_bias_row ? 1 : 0, d->experts, err, "%s", name));
+    }
+    if (d->names.router_logit_bias) {
+        layer_name(name, d->names.router_logit_bias, layer);
+        CF_TRY(cf_bind_weight(k->b, &r.logit_bias, CF_BIND_FINITE | CF_BIND_BIAS, 0, d->experts, err,
+                              "%s", name));
     }
     CF_TRY(cf_build_step(k->b, CF_STEP_ROUTE, layer, k->t, k->t, &s, err));
     r.moe = *moe;

@@ -20,19 +20,21 @@ typedef struct cf_decoder_names {
     const char *attn_post_norm, *ffn_post_norm; /* of its output, before the addition */
     const char *q, *k, *v, *out;                /* without .weight or .bias */
     const char *qkv;                            /* fused: rows q, then k, then v */
-    const char *q_norm, *k_norm;
+    const char *q_norm, *k_norm, *sinks;
     const char *dense_gate, *dense_up, *dense_down;    /* of a dense layer */
     const char *shared_gate, *shared_up, *shared_down; /* of the shared expert */
     const char *shared_switch;                         /* its sigmoid gate */
     const char *router, *router_bias;                  /* router_bias: of the selection */
+    const char *router_logit_bias;
     const char *gate, *up, *down;                      /* of an expert: layer, expert */
     const char *fused_gate_up, *fused_gate, *fused_up, *fused_down; /* of all experts of a layer */
+    const char *fused_gate_up_bias, *fused_down_bias;
 } cf_decoder_names;
 
 /* How fused expert tensors lie. */
 typedef enum {
     CF_FUSED_ROWS,       /* gate_up [E, 2 ffn, hidden]: gate then up; down [E, hidden, ffn] */
-    CF_FUSED_TRANSPOSED, /* gate_up [E, hidden, 2 ffn]; down [E, ffn, hidden] */
+    CF_FUSED_TRANSPOSED, /* gate_up [E, hidden, 2 ffn]; down [E, ffn, hidden]; or in blocks, not so */
     CF_FUSED_FLAT        /* gate, up and transposed down, each [E * ffn, hidden] */
 } cf_fused_form;
 
@@ -59,6 +61,7 @@ struct cf_decoder {
     bool router_bias_row; /* its bias is stored as [1, experts] */
     bool weight_on_input;
     cf_fused_form fused;
+    bool interleaved; /* TRANSPOSED: gate and up are every other row, biases too; else gate then up */
     /* Latent attention instead of grouped-query attention when rank_kv > 0. */
     uint32_t rank_q, rank_kv, nope, v;
     /* Per layer; NULL: all layers are MoE, attention is full and rotated everywhere. */

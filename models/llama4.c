@@ -1,28 +1,26 @@
 /* Llama 4 Scout and Maverick, the text model: three of four layers rotate and attend within chunks,
  * the fourth sees everything without positions, its queries sharpened with length. One routed expert
  * a token, its weight on the input, beside a shared one; fused transposed experts. */
-#include <string.h>
-
 #include "models/decoder.h"
 
 static const cf_decoder_names names = {
-    .embed = "language_model.model.embed_tokens.weight",
-    .final_norm = "language_model.model.norm.weight", .head = "language_model.lm_head",
-    .attn_norm = "language_model.model.layers.%u.input_layernorm.weight",
-    .ffn_norm = "language_model.model.layers.%u.post_attention_layernorm.weight",
-    .q = "language_model.model.layers.%u.self_attn.q_proj",
-    .k = "language_model.model.layers.%u.self_attn.k_proj",
-    .v = "language_model.model.layers.%u.self_attn.v_proj",
-    .out = "language_model.model.layers.%u.self_attn.o_proj",
-    .dense_gate = "language_model.model.layers.%u.feed_forward.gate_proj",
-    .dense_up = "language_model.model.layers.%u.feed_forward.up_proj",
-    .dense_down = "language_model.model.layers.%u.feed_forward.down_proj",
-    .shared_gate = "language_model.model.layers.%u.feed_forward.shared_expert.gate_proj",
-    .shared_up = "language_model.model.layers.%u.feed_forward.shared_expert.up_proj",
-    .shared_down = "language_model.model.layers.%u.feed_forward.shared_expert.down_proj",
-    .router = "language_model.model.layers.%u.feed_forward.router.weight",
-    .fused_gate_up = "language_model.model.layers.%u.feed_forward.experts.gate_up_proj",
-    .fused_down = "language_model.model.layers.%u.feed_forward.experts.down_proj",
+    .embed = "model.embed_tokens.weight",
+    .final_norm = "model.norm.weight", .head = "lm_head",
+    .attn_norm = "model.layers.%u.input_layernorm.weight",
+    .ffn_norm = "model.layers.%u.post_attention_layernorm.weight",
+    .q = "model.layers.%u.self_attn.q_proj",
+    .k = "model.layers.%u.self_attn.k_proj",
+    .v = "model.layers.%u.self_attn.v_proj",
+    .out = "model.layers.%u.self_attn.o_proj",
+    .dense_gate = "model.layers.%u.feed_forward.gate_proj",
+    .dense_up = "model.layers.%u.feed_forward.up_proj",
+    .dense_down = "model.layers.%u.feed_forward.down_proj",
+    .shared_gate = "model.layers.%u.feed_forward.shared_expert.gate_proj",
+    .shared_up = "model.layers.%u.feed_forward.shared_expert.up_proj",
+    .shared_down = "model.layers.%u.feed_forward.shared_expert.down_proj",
+    .router = "model.layers.%u.feed_forward.router.weight",
+    .fused_gate_up = "model.layers.%u.feed_forward.experts.gate_up_proj",
+    .fused_down = "model.layers.%u.feed_forward.experts.down_proj",
 };
 
 enum { AUX_CHUNK, AUX_FLOOR, AUX_NOPE_STEP, AUX_NORM };
@@ -43,13 +41,6 @@ static void layer_attention(const cf_decoder *d, uint32_t layer, cf_attn_def *at
     attn->chunk = d->aux[AUX_CHUNK];
     if (d->aux[AUX_NORM])
         attn->qk = CF_QK_ROTATE_NORM;
-}
-
-static bool is_vision(const cf_build *b, const char *name)
-{
-    (void)b;
-    return strncmp(name, "vision_model.", 13) == 0 ||
-           strncmp(name, "multi_modal_projector.", 22) == 0;
 }
 
 static int text_build(cf_build *b, cf_err *err)
@@ -77,22 +68,14 @@ static int text_build(cf_build *b, cf_err *err)
                        "%s: \"no_rope_layers\" is not empty; only an empty list is known", b->path);
     d.aux[AUX_NORM] = norm;
     d.shared_ffn = d.ffn;
-    CF_TRY(cf_decoder_build(b, &d, err));
-    cf_skip_tensors(b, is_vision, "vision tower");
-    return 0;
+    return cf_decoder_build(b, &d, err);
 fail:
     return rc;
 }
 
 static int llama4_build(cf_build *b, cf_err *err)
 {
-    const json_t *top = b->config, *text = json_object_get(top, "text_config");
-    if (!json_is_object(text))
-        return CF_FAIL(err, CF_EFORMAT, "%s: \"text_config\" is not an object", b->path);
-    b->config = text;
-    int rc = text_build(b, err);
-    b->config = top;
-    return rc;
+    return cf_build_wrapped(b, text_build, err);
 }
 
 const cf_family cf_family_llama4 = {

@@ -243,7 +243,7 @@ static int route_build(cf_build *b, const dims *d, const bufs *f, uint32_t layer
     cf_wid classifier, bias;
     int router = CF_BIND_F32 | CF_BIND_FINITE;
     CF_TRY(cf_build_moe(b, layer, d->experts, d->zero, d->top_k, d->hidden, d->ffn,
-                        CF_EXPERT_PIECES, moe, err));
+                        moe, err));
     CF_TRY(cf_bind_weight(b, &classifier, router, d->experts + d->zero, d->hidden, err,
                           "model.layers.%u.mlp.router.classifier.weight", layer));
     CF_TRY(cf_bind_weight(b, &bias, router | CF_BIND_BIAS, 0, d->experts + d->zero, err,

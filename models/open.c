@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "models/build.h"
+#include "models/stored.h"
 #include "runtime/engine.h"
 #include "storage/safetensors.h"
 
@@ -68,6 +68,11 @@ static void spec_name(cf_spec *spec, const char *dir, const json_t *config)
 static int formats_check(const cf_model *m, cf_err *err)
 {
     for (const cf_step *s = m->steps; s < m->steps + m->n_steps; s++) {
+        if (s->kind == CF_STEP_EMBED && s->u.embed.resident != CF_NO_WEIGHT &&
+            m->weights[s->u.embed.resident].scale.rows)
+            return CF_FAIL(err, CF_EFORMAT,
+                           "%s: tensor %s has outer scales; rows of an embedding are read without",
+                           m->dir, m->weights[s->u.embed.resident].name);
         if (s->kind == CF_STEP_ROUTE && s->u.route.bias != CF_NO_WEIGHT) {
             const cf_weight_def *w = &m->weights[s->u.route.bias];
             if (w->dtype != CF_F32)
@@ -93,7 +98,9 @@ static int family_run(cf_build *b, cf_err *err)
     if (!f)
         return CF_EFORMAT;
     snprintf(b->model->spec.family, sizeof b->model->spec.family, "%s", f->name);
-    int rc = f->build(b, err);
+    int rc = cf_quant_read(b, err);
+    if (rc == 0)
+        rc = f->build(b, err);
     return rc == 0 && b->model->cat ? formats_check(b->model, err) : rc;
 }
 

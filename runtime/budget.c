@@ -136,8 +136,9 @@ static void vram_items(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
 
 static void ram_items(cf_memory_plan *p, const cf_model *model, uint64_t tokenizer_bytes)
 {
-    uint64_t experts = 0, k = 0;
+    uint64_t experts = 0, k = 0, extents = 0;
     for (uint32_t i = 0; i < model->n_moe; i++) {
+        extents += (uint64_t)model->moe[i].experts * model->moe[i].n_extents;
         experts = cf_max_u64(experts, model->moe[i].experts);
         k = cf_max_u64(k, model->moe[i].top_k);
     }
@@ -147,7 +148,7 @@ static void ram_items(cf_memory_plan *p, const cf_model *model, uint64_t tokeniz
                      model->n_tables * sizeof *model->tables + model->n_moe * sizeof *model->moe +
                      model->n_ropes * sizeof *model->ropes;
     uint64_t defs = sizeof *model + 2 * lists + model->n_weights * 2 * sizeof(cf_weight) +
-                    p->total_records * CF_RECORD_EXTENTS * sizeof(cf_extent);
+                    extents * sizeof(cf_extent);
     uint64_t row = k * (sizeof(uint32_t) + sizeof(float)) +
                    (model->n_tables + 1) * sizeof(uint64_t) + sizeof(cf_row);
     uint64_t tables = cf_policy_memory(model->n_moe, (uint32_t)experts, (uint32_t)k) +

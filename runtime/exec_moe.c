@@ -154,7 +154,10 @@ static int entries_compute(cf_exec *x, const cf_moe_def *moe, const cf_step *s, 
         const cf_cache_entry *e = &x->taken[i];
         uint32_t begin = x->pair_begin[e->index];
         x->work[i] = (cf_expert_work){.gate = e->pieces[CF_GATE], .up = e->pieces[CF_UP],
-                                      .down = e->pieces[CF_DOWN], .pair_begin = begin,
+                                      .down = e->pieces[CF_DOWN],
+                                      .gate_bias = e->biases[CF_GATE],
+                                      .up_bias = e->biases[CF_UP],
+                                      .down_bias = e->biases[CF_DOWN], .pair_begin = begin,
                                       .pair_count = x->expert_rows[e->expert] - begin};
         if (e->ready.value > ready.value)
             ready = e->ready;

@@ -341,20 +341,39 @@ void cf_cache_start(cf_cache *c)
 
 /* ---- handing out ---- */
 
+static cf_span extent_span(const cf_cache *c, const struct slot *s, uint32_t extent)
+{
+    return cf_span_sub(cf_slots_span(c->o.slots, slot_index(c, s)), s->piece_off[extent],
+                       s->layout.pieces[extent].bytes);
+}
+
+/* A piece as it lies in the slot. */
+static cf_weight piece_weight(const cf_cache *c, const struct slot *s, const cf_piece_def *p)
+{
+    if (!p->cols)
+        return (cf_weight){0};
+    cf_weight w = {.span = extent_span(c, s, p->extent), .dtype = p->dtype, .rows = p->rows,
+                   .cols = p->cols, .transposed = p->transposed, .row_first = p->row_first,
+                   .row_step = p->row_step, .stride = p->stride};
+    if (p->scale.rows) {
+        w.scales = extent_span(c, s, p->scale_extent);
+        w.scale_format = p->scale.format;
+        w.scale_rows = p->scale.rows;
+        w.scale_cols = p->scale.cols;
+    }
+    return w;
+}
+
 static void entry_hand_out(cf_cache *c, uint32_t index, cf_cache_entry *out)
 {
     struct entry *e = &c->entries[index];
     const cf_placing *placing = &c->placing[index];
     const struct slot *s = &c->slots[placing->slot];
     const cf_moe_def *def = &c->o.model->moe[c->moe];
-    cf_span span = cf_slots_span(c->o.slots, placing->slot);
     *out = (cf_cache_entry){.index = index, .expert = placing->expert, .ready = s->ready};
     for (int i = 0; i < CF_EXPERT_PIECES; i++) {
-        const cf_piece_def *p = &def->pieces[i];
-        out->pieces[i] = (cf_weight){
-            .span = cf_span_sub(span, s->piece_off[p->extent], s->layout.pieces[p->extent].bytes),
-            .dtype = p->dtype, .rows = p->rows, .cols = p->cols, .transposed = p->transposed,
-            .row_first = p->row_first, .row_step = p->row_step, .stride = p->stride};
+        out->pieces[i] = piece_weight(c, s, &def->pieces[i]);
+        out->biases[i] = piece_weight(c, s, &def->biases[i]);
     }
     e->taken = true;
     c->n_taken++;

@@ -42,7 +42,7 @@ typedef struct cf_cache_options {
 typedef struct cf_cache_entry {
     uint32_t index; /* in the group: 0 .. n - 1, the order of processing */
     uint32_t expert;
-    cf_weight pieces[CF_EXPERT_PIECES];
+    cf_weight pieces[CF_EXPERT_PIECES], biases[CF_EXPERT_PIECES]; /* no bias: a zeroed one */
     cf_gpu_point ready;
 } cf_cache_entry;
 

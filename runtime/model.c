@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "runtime/base/align.h"
+
 void cf_model_free(cf_model **model)
 {
     cf_model *m = *model;
@@ -49,9 +51,21 @@ const char *cf_step_name(cf_step_kind kind)
     return names[kind];
 }
 
-uint64_t cf_weight_def_bytes(const cf_weight_def *w)
+uint64_t cf_scale_def_bytes(const cf_scale_def *s, uint64_t rows, uint64_t cols)
+{
+    if (!s->rows)
+        return 0;
+    return cf_ceil_div(rows, s->rows) * cf_format_row_bytes(s->format, cf_ceil_div(cols, s->cols));
+}
+
+uint64_t cf_weight_code_bytes(const cf_weight_def *w)
 {
     return w->rows * cf_format_row_bytes(w->dtype, w->cols);
+}
+
+uint64_t cf_weight_def_bytes(const cf_weight_def *w)
+{
+    return cf_weight_code_bytes(w) + cf_scale_def_bytes(&w->scale, w->rows, w->cols);
 }
 
 uint64_t cf_model_resident_bytes(const cf_model *model)

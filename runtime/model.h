@@ -30,33 +30,45 @@ typedef struct cf_spec {
 typedef uint32_t cf_wid; /* index into cf_model.weights */
 enum { CF_NO_WEIGHT = 0xffffffff };
 
+/* Outer scales of a matrix, stored apart from it: one for each rows x cols of its values (gpu/ops.h,
+ * cf_weight). rows 0: none. */
+typedef struct cf_scale_def {
+    cf_format format;
+    uint32_t rows, cols;
+} cf_scale_def;
+
 /* A resident matrix or vector (rows 1). */
 typedef struct cf_weight_def {
     const char *name; /* the tensor's, for messages */
     cf_extent extent;
     cf_format dtype;
     uint32_t rows, cols;
+    cf_scale_def scale;
+    cf_extent scale_extent;
     bool must_be_finite; /* router weights: checked when loaded */
 } cf_weight_def;
 
-/* One matrix of every expert of a layer: which extent of the record holds it, and how it lies
- * there. Two matrices may share an extent (gate and up in one transposed tensor). */
+/* One matrix, or vector (rows 1), of every expert of a layer: which extent of the record holds it,
+ * and how it lies there. Two may share an extent (gate and up in one tensor). cols 0: there is none.
+ */
 typedef struct cf_piece_def {
     cf_format dtype;
     uint32_t rows, cols;
     uint32_t extent;
     bool transposed;
     uint32_t row_first, row_step, stride; /* as in cf_weight */
+    cf_scale_def scale;
+    uint32_t scale_extent;
 } cf_piece_def;
 
 enum { CF_GATE, CF_UP, CF_DOWN, CF_EXPERT_PIECES };
-enum { CF_RECORD_EXTENTS = 3 };
+enum { CF_RECORD_EXTENTS = 9 }; /* most of a record: codes, scales and bias of each piece */
 
 /* The routed experts of one MoE layer. */
 typedef struct cf_moe_def {
     uint32_t layer; /* the model's own layer index */
     uint32_t experts, zero_experts, top_k, hidden, ffn;
-    cf_piece_def pieces[CF_EXPERT_PIECES];
+    cf_piece_def pieces[CF_EXPERT_PIECES], biases[CF_EXPERT_PIECES];
     uint32_t n_extents; /* of a record; at most CF_RECORD_EXTENTS */
     cf_extent *extents; /* [experts][n_extents] */
 } cf_moe_def;
@@ -228,8 +240,11 @@ enum { CF_STEP_WEIGHTS = 16 };
 uint32_t cf_step_weights(const cf_step *step, cf_wid out[CF_STEP_WEIGHTS]);
 /* Weight bytes that a step reads for one row (EXPERTS: top_k records). */
 uint64_t cf_step_bytes(const cf_model *model, const cf_step *step);
-uint64_t cf_weight_def_bytes(const cf_weight_def *w);
+uint64_t cf_weight_code_bytes(const cf_weight_def *w); /* without its scales */
+uint64_t cf_weight_def_bytes(const cf_weight_def *w);  /* with them */
+/* Scales of a matrix [rows, cols]; 0 where it has none. */
+uint64_t cf_scale_def_bytes(const cf_scale_def *s, uint64_t rows, uint64_t cols);
 uint64_t cf_model_resident_bytes(const cf_model *model); /* stored bytes, unaligned */
-uint64_t cf_moe_record_bytes(const cf_moe_def *moe);     /* sum of the pieces */
+uint64_t cf_moe_record_bytes(const cf_moe_def *moe);     /* all of it */
 
 #endif

@@ -10,8 +10,19 @@
 
 enum { WEIGHT_ALIGN = 256, BLOCK_BYTES = 256 << 20, MAX_LANES = 8, CHUNK_ALIGN = 64 };
 
-/* Calls place(arg, weight, block, off) for every weight, in order; returns the number of blocks and
- * leaves the sizes of blocks in order in *block_bytes (which may be NULL). */
+/* Outer scales follow the codes. */
+static uint64_t scales_place(const cf_weight_def *d)
+{
+    return cf_align_up(cf_weight_code_bytes(d), WEIGHT_ALIGN);
+}
+
+static uint64_t scales_bytes(const cf_weight_def *d)
+{
+    return cf_scale_def_bytes(&d->scale, d->rows, d->cols);
+}
+
+/* Where every weight lies, in order: its block and the place in it (offs and blocks may be NULL);
+ * returns the number of blocks and leaves their sizes in *block_bytes (which may be NULL). */
 static uint32_t weights_pack(const cf_model *model, uint64_t max_alloc, uint64_t *offs,
                              uint32_t *blocks, uint64_t *block_bytes)
 {
@@ -19,7 +30,8 @@ static uint32_t weights_pack(const cf_model *model, uint64_t max_alloc, uint64_t
     uint32_t block = 0;
     uint64_t used = 0;
     for (uint32_t i = 0; i < model->n_weights; i++) {
-        uint64_t bytes = cf_align_up(cf_weight_def_bytes(&model->weights[i]), WEIGHT_ALIGN);
+        const cf_weight_def *d = &model->weights[i];
+        uint64_t bytes = scales_place(d) + cf_align_up(scales_bytes(d), WEIGHT_ALIGN);
         if (used && used + bytes > limit) {
             if (block_bytes)
                 block_bytes[block] = used;
@@ -70,9 +82,16 @@ int cf_weights_create(cf_weights *weights, const cf_model *model, cf_gpu *gpu, c
                                  "resident weights", &weights->blocks[i], err));
     for (uint32_t i = 0; i < n; i++) {
         const cf_weight_def *d = &model->weights[i];
-        weights->list[i] = (cf_weight){
-            .span = {weights->blocks[blocks[i]], offs[i], cf_weight_def_bytes(d)},
-            .dtype = d->dtype, .rows = d->rows, .cols = d->cols};
+        cf_gpu_buf *block = weights->blocks[blocks[i]];
+        weights->list[i] = (cf_weight){.span = {block, offs[i], cf_weight_code_bytes(d)},
+                                       .dtype = d->dtype, .rows = d->rows, .cols = d->cols};
+        if (d->scale.rows) {
+            weights->list[i].scales =
+                (cf_span){block, offs[i] + scales_place(d), scales_bytes(d)};
+            weights->list[i].scale_format = d->scale.format;
+            weights->list[i].scale_rows = d->scale.rows;
+            weights->list[i].scale_cols = d->scale.cols;
+        }
     }
 fail:
     free(offs);
@@ -97,6 +116,7 @@ void cf_weights_finish(cf_weights *weights)
 /* One landing place and what is being read into it. */
 struct lane {
     uint32_t landing, weight;
+    bool scales; /* of the weight; else its codes */
     uint64_t dst_off, src_off, bytes;
     cf_run run;
     cf_fetch_req req;
@@ -114,6 +134,7 @@ struct loader {
     uint32_t align, n_lanes;
     uint64_t landing_bytes;
     uint32_t weight; /* next chunk to ask for */
+    bool scales;
     uint64_t off;
     struct lane lanes[MAX_LANES];
     uint8_t cut[CF_FORMAT_MAX_BLOCK_BYTES]; /* lane_check: a block of which the rest is to come */
@@ -137,16 +158,19 @@ static bool lane_ask(struct loader *ld, struct lane *l)
     if (ld->weight == ld->model->n_weights)
         return false;
     const cf_weight_def *d = &ld->model->weights[ld->weight];
-    uint64_t total = cf_weight_def_bytes(d), at = d->extent.off + ld->off;
+    const cf_extent *extent = ld->scales ? &d->scale_extent : &d->extent;
+    uint64_t total = ld->scales ? scales_bytes(d) : cf_weight_code_bytes(d);
+    uint64_t at = extent->off + ld->off;
     uint64_t begin = cf_align_down(at, ld->align);
     uint64_t bytes = total - ld->off, room = ld->landing_bytes - (at - begin);
     if (bytes > room)
         bytes = cf_align_down(room, CHUNK_ALIGN);
     l->weight = ld->weight;
+    l->scales = ld->scales;
     l->dst_off = ld->off;
     l->src_off = at - begin;
     l->bytes = bytes;
-    l->run = (cf_run){.file = d->extent.file, .file_off = begin,
+    l->run = (cf_run){.file = extent->file, .file_off = begin,
                       .bytes = cf_align_up(at + bytes, ld->align) - begin};
     l->req = (cf_fetch_req){.runs = &l->run, .n_runs = 1,
                             .slab = cf_landing_host(ld->slots, l->landing),
@@ -159,7 +183,8 @@ static bool lane_ask(struct loader *ld, struct lane *l)
     cf_fetch_submit(ld->fetch, &req, 1, CF_FETCH_DEMAND);
     ld->off += bytes;
     if (ld->off == total) {
-        ld->weight++;
+        ld->scales = !ld->scales && d->scale.rows;
+        ld->weight += !ld->scales;
         ld->off = 0;
     }
     return true;
@@ -172,9 +197,10 @@ static int lane_check(struct loader *ld, const struct lane *l, cf_err *err)
     const cf_weight_def *d = &ld->model->weights[l->weight];
     if (l->req.status < 0)
         return CF_FAIL(err, l->req.status, "%s", l->req.err.msg);
-    if (!d->must_be_finite)
+    cf_format format = l->scales ? d->scale.format : d->dtype;
+    if (!d->must_be_finite || !cf_format_computable(format))
         return 0;
-    const cf_format_info *f = &cf_formats[d->dtype];
+    const cf_format_info *f = &cf_formats[format];
     const uint8_t *bytes = l->req.slab + l->src_off;
     uint64_t cut = l->dst_off % f->block_bytes, block = l->dst_off / f->block_bytes, used = 0;
     uint64_t bad = 0, n = 0;
@@ -182,19 +208,20 @@ static int lane_check(struct loader *ld, const struct lane *l, cf_err *err)
         used = cf_min_u64(f->block_bytes - cut, l->bytes);
         memcpy(ld->cut + cut, bytes, used);
         n = cut + used == f->block_bytes ? f->block_values : 0;
-        bad = cf_ref_format_not_finite(d->dtype, ld->cut, n);
+        bad = cf_ref_format_not_finite(format, ld->cut, n);
     }
     if (bad == n) {
         uint64_t whole = (l->bytes - used) / f->block_bytes, left = l->bytes - used;
         block += n / f->block_values;
         n = whole * f->block_values;
-        bad = cf_ref_format_not_finite(d->dtype, bytes + used, n);
+        bad = cf_ref_format_not_finite(format, bytes + used, n);
         left -= whole * f->block_bytes;
         if (left)
             memcpy(ld->cut, bytes + l->bytes - left, left);
     }
     if (bad < n)
-        return CF_FAIL(err, CF_EFORMAT, "tensor %s: element %llu is not a finite number", d->name,
+        return CF_FAIL(err, CF_EFORMAT, "tensor %s: %s %llu is not a finite number", d->name,
+                       l->scales ? "outer scale" : "element",
                        (unsigned long long)(block * f->block_values + bad));
     return 0;
 }
@@ -202,7 +229,8 @@ static int lane_check(struct loader *ld, const struct lane *l, cf_err *err)
 static int lane_copy(struct loader *ld, struct lane *l, cf_err *err)
 {
     cf_span from = cf_landing_span(ld->slots, l->landing);
-    cf_span to = ld->weights->list[l->weight].span;
+    const cf_weight *w = &ld->weights->list[l->weight];
+    cf_span to = l->scales ? w->scales : w->span;
     cf_landing_publish(ld->slots, l->landing, l->src_off, l->bytes);
     cf_gpu_copy(ld->gpu, CF_STREAM_TRANSFER, cf_span_sub(to, l->dst_off, l->bytes),
                 cf_span_sub(from, l->src_off, l->bytes));

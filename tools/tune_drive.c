@@ -44,10 +44,15 @@ static void request_done(cf_fetch_req *req, void *user)
     pthread_mutex_unlock(&g->lock);
 }
 
-static const cf_extent *record_any(gauge *g)
+static void record_plan(const cf_moe_def *moe, uint64_t expert, uint32_t align, cf_layout *out)
+{
+    cf_layout_plan(out, &moe->extents[expert * moe->n_extents], moe->n_extents, align);
+}
+
+static void record_any(gauge *g, cf_layout *out)
 {
     const cf_moe_def *moe = &g->model->moe[cf_rng_below(&g->rng, g->model->n_moe)];
-    return &moe->extents[cf_rng_below(&g->rng, moe->experts) * CF_EXPERT_PIECES];
+    record_plan(moe, cf_rng_below(&g->rng, moe->experts), g->files.align, out);
 }
 
 static uint64_t slab_most(const cf_model *model, uint32_t align)
@@ -56,8 +61,7 @@ static uint64_t slab_most(const cf_model *model, uint32_t align)
     for (uint32_t m = 0; m < model->n_moe; m++)
         for (uint32_t e = 0; e < model->moe[m].experts; e++) {
             cf_layout l;
-            cf_layout_plan(&l, &model->moe[m].extents[(size_t)e * CF_EXPERT_PIECES],
-                           CF_EXPERT_PIECES, align);
+            record_plan(&model->moe[m], e, align, &l);
             most = cf_max_u64(most, l.bytes);
         }
     return most;
@@ -89,7 +93,7 @@ static int round_run(gauge *g)
 {
     cf_fetch_req *list[REQUESTS];
     for (uint32_t i = 0; i < REQUESTS; i++) {
-        cf_layout_plan(&g->layouts[i], record_any(g), CF_EXPERT_PIECES, g->files.align);
+        record_any(g, &g->layouts[i]);
         g->reqs[i] = (cf_fetch_req){.runs = g->layouts[i].runs,
                                     .n_runs = g->layouts[i].n_runs,
                                     .slab = g->pages.data + i * g->slab_bytes,

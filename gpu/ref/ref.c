@@ -66,6 +66,7 @@ static void info_fill(cf_gpu_info *info, int threads)
     *info = (cf_gpu_info){.backend = "ref",
                           .cpu = true,
                           .unified = true,
+                          .head_scales = true,
                           .imports = true,
                           .own_transfer = true,
                           .import_align = IMPORT_ALIGN};

@@ -59,18 +59,30 @@ static void head_linear_part(void *arg, uint64_t begin, uint64_t end)
     float *y = cf_ref_at(op->y);
     for (uint64_t index = begin; index < end; index++) {
         uint64_t h = index / op->n_sub, i = index % op->n_sub;
-        const void *w = cf_ref_weight_row(&op->w, h * op->head_rows + op->row_off + i);
+        uint64_t o = h * op->head_rows + op->row_off + i;
         for (uint32_t r = 0; r < op->n_rows; r += CF_REF_ROWS) {
             uint32_t n = block_rows(r, op->n_rows);
             const float *rows[CF_REF_ROWS];
-            float dots[CF_REF_ROWS];
+            float dots[CF_REF_OUTS][CF_REF_ROWS];
             for (uint32_t b = 0; b < n; b++)
                 rows[b] = x + (uint64_t)(r + b) * op->x_stride + h * op->x_head_stride;
-            cf_ref_dots(op->w.dtype, w, op->w.cols, rows, n, dots);
+            cf_ref_weight_dots(&op->w, o, 1, rows, n, false, dots);
             for (uint32_t b = 0; b < n; b++)
-                y[(uint64_t)(r + b) * op->y_stride + h * op->y_head_stride + i] = dots[b];
+                y[(uint64_t)(r + b) * op->y_stride + h * op->y_head_stride + i] = dots[0][b];
         }
     }
+}
+
+/* y[k] += a * w[o, c + k], k < n. */
+static void row_add(const cf_weight *w, uint64_t o, uint32_t c, uint32_t n, float a, float *y)
+{
+    float row[CF_REF_BLOCK];
+    if (!w->scale_rows) {
+        cf_ref_axpy(w->dtype, cf_ref_weight_row(w, o), c, n, a, y);
+        return;
+    }
+    cf_ref_weight_decode(w, o, c, n, row);
+    cf_ref_axpy(CF_F32, row, 0, n, a, y);
 }
 
 /* Index: head * column blocks + block. The sum over i runs upwards, for every column alike. */
@@ -90,9 +102,7 @@ static void head_transposed_part(void *arg, uint64_t begin, uint64_t end)
             memset(sum, 0, width * sizeof *sum);
             const float *xr = x + (uint64_t)r * op->x_stride + h * op->x_head_stride;
             for (uint32_t i = 0; i < op->n_sub; i++)
-                cf_ref_axpy(op->w.dtype,
-                            cf_ref_weight_row(&op->w, h * op->head_rows + op->row_off + i), c,
-                            width, xr[i], sum);
+                row_add(&op->w, h * op->head_rows + op->row_off + i, c, width, xr[i], sum);
             float *yr = y + (uint64_t)r * op->y_stride + h * op->y_head_stride + c;
             for (uint32_t k = 0; k < width; k++)
                 yr[k] = sum[k];

@@ -123,9 +123,8 @@ static float outer_scale(const cf_weight *w, uint64_t index)
     return *cf_ref_decode(w->scale_format, cf_ref_at(w->scales), index, 1, scratch);
 }
 
-/* Columns [k, k + len) of output o of a plain weight, its outer scales applied. */
-static void tile_row(const cf_weight *w, uint64_t o, uint32_t k, uint32_t len,
-                     float row[CF_REF_BLOCK])
+void cf_ref_weight_decode(const cf_weight *w, uint64_t o, uint32_t k, uint32_t len,
+                          float row[CF_REF_BLOCK])
 {
     float scratch[CF_REF_BLOCK];
     const float *v = cf_ref_decode(w->dtype, cf_ref_weight_row(w, o), k, len, scratch);
@@ -175,7 +174,7 @@ void cf_ref_weight_dots(const cf_weight *w, uint64_t o, uint32_t n_o, const floa
             tile_gather(w, o, n_o, k, len, tile);
         else
             for (uint32_t j = 0; j < n_o; j++)
-                tile_row(w, o + j, k, len, tile[j]);
+                cf_ref_weight_decode(w, o + j, k, len, tile[j]);
         for (uint32_t i = 0; i < n_x; i++) {
             if (x_q8)
                 round_q8(x[i] + k, len, rounded);

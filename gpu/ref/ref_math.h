@@ -29,6 +29,10 @@ void cf_ref_dots(cf_format t, const void *row, uint32_t n, const float *const *x
 void cf_ref_weight_dots(const cf_weight *w, uint64_t o, uint32_t n_o, const float *const *x,
                         uint32_t n_x, bool x_q8, float out[CF_REF_OUTS][CF_REF_ROWS]);
 
+/* Columns [k, k + n) of output o of a plain weight, n <= CF_REF_BLOCK, outer scales applied. */
+void cf_ref_weight_decode(const cf_weight *w, uint64_t o, uint32_t k, uint32_t n,
+                          float out[CF_REF_BLOCK]);
+
 /* Elements [begin, begin + n) of a vector in any layout, n <= CF_REF_BLOCK, as cf_ref_decode. */
 const float *cf_ref_vector(const cf_weight *w, uint64_t begin, uint32_t n,
                            float scratch[CF_REF_BLOCK]);

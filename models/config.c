@@ -139,6 +139,7 @@ int cf_config_ends(cf_build *b, cf_err *err)
 
 typedef struct yarn {
     double factor, original, beta_fast, beta_slow, mscale, mscale_all_dim;
+    bool truncate; /* the ramp begins and ends at whole dimensions */
 } yarn;
 
 /* The magnitude correction m(s, k) of YaRN. */
@@ -156,10 +157,10 @@ static double yarn_dim(double r, double n_rot, double original, double base)
 static void yarn_apply(cf_rope_def *rope, const yarn *y, double base)
 {
     double n = rope->n_rot;
-    double low = floor(yarn_dim(y->beta_fast, n, y->original, base));
-    double high = ceil(yarn_dim(y->beta_slow, n, y->original, base));
-    low = fmax(low, 0);
-    high = fmin(high, n - 1);
+    double low = yarn_dim(y->beta_fast, n, y->original, base);
+    double high = yarn_dim(y->beta_slow, n, y->original, base);
+    low = fmax(y->truncate ? floor(low) : low, 0);
+    high = fmin(y->truncate ? ceil(high) : high, n - 1);
     if (low == high)
         high += 0.001;
     for (uint32_t i = 0; i < rope->n_rot / 2; i++) {
@@ -178,6 +179,8 @@ static int yarn_read(const cf_build *b, yarn *y, cf_err *err)
         rc = cf_config_f64_or(b, "beta_fast", 1e-3, 1e6, 32, &y->beta_fast, err);
     if (rc >= 0)
         rc = cf_config_f64_or(b, "beta_slow", 1e-3, 1e6, 1, &y->beta_slow, err);
+    if (rc >= 0)
+        rc = cf_config_bool_or(b, "truncate", true, &y->truncate, err);
     if (rc >= 0)
         rc = cf_config_f64_or(b, "mscale", 0, 100, 0, &y->mscale, err);
     if (rc >= 0)

@@ -79,6 +79,9 @@ static void every_family_has_a_fixture(void)
     "\"intermediate_size\":" ffn ",\"num_local_experts\":" experts ",\"num_experts_per_tok\":" k
 #define QWEN(ffn, experts, k)                                                                      \
     "\"moe_intermediate_size\":" ffn ",\"num_experts\":" experts ",\"num_experts_per_tok\":" k
+#define GPT_OSS(layers, experts)                                                                    \
+    DECODER("GptOssForCausalLM", "201088", "2880", layers, "64", "8",                              \
+            "\"head_dim\":64," MIXTRAL("2880", experts, "4"))
 #define LLAMA4(experts, step)                                                                      \
     "{\"architectures\":[\"Llama4ForConditionalGeneration\"],\"text_config\":{" ENDS               \
     "\"vocab_size\":202048,\"hidden_size\":5120,\"num_hidden_layers\":48,"                         \
@@ -161,6 +164,8 @@ static const struct row {
      "\"clip_qkv\":8,\"rope_theta\":5e5},\"ffn_config\":{\"ffn_hidden_size\":10752,"
      "\"moe_num_experts\":16,\"moe_top_k\":4}}",
      4, 40, 16, 131.6, 35.85, 198.18, 4.76},
+    {"gpt-oss-120b", GPT_OSS("36", "128"), 4, 36, 128, 116.8, 5.13, 24.89, 2.13},
+    {"gpt-oss-20b", GPT_OSS("24", "32"), 4, 24, 32, 20.91, 3.61, 24.89, 1.80},
     {"Llama-4-Scout", LLAMA4("16", "1"), 1, 48, 16, 107.8, 16.14, 125.83, 11.13},
     {"Llama-4-Maverick", LLAMA4("128", "2"), 1, 24, 128, 400.7, 16.15, 125.83, 14.16},
     {"Grok-1",

@@ -29,6 +29,7 @@ static const char *const checkpoints[] = {
     "tests/fixtures/models/dbrx",
     "tests/fixtures/models/llama4_scout",
     "tests/fixtures/models/llama4_maverick",
+    "tests/fixtures/models/gpt_oss",
 };
 
 static const char *device; /* "ref", "vulkan:0", ... */

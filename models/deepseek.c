@@ -1,5 +1,5 @@
 /* DeepSeek-MoE (arXiv 2401.06066; plain attention), DeepSeek-V2 (arXiv 2405.04434) and V2-Lite,
- * DeepSeek-V3 (arXiv 2412.19437), R1, V3.1 and Kimi-K2 (latent attention), GLM-4.5 (grouped-query
+ * DeepSeek-V3 (arXiv 2412.19437), R1, V3.1 and Kimi-K2, -K2.5 (latent attention), GLM-4.5 (grouped-query
  * attention): leading dense layers, then routed experts beside ungated shared ones. */
 #include <string.h>
 
@@ -100,7 +100,7 @@ fail:
     return rc;
 }
 
-static int v3_build(cf_build *b, cf_err *err)
+static int v3_text_build(cf_build *b, cf_err *err)
 {
     int rc;
     cf_decoder d = {0};
@@ -114,6 +114,14 @@ static int v3_build(cf_build *b, cf_err *err)
     return 0;
 fail:
     return rc;
+}
+
+/* Kimi-K2.5 has its text model within another. */
+static int v3_build(cf_build *b, cf_err *err)
+{
+    if (json_object_get(b->config, "text_config"))
+        return cf_build_wrapped(b, v3_text_build, err);
+    return v3_text_build(b, err);
 }
 
 static int glm4_build(cf_build *b, cf_err *err)
@@ -155,8 +163,9 @@ const cf_family cf_family_deepseek_v2 = {
 
 const cf_family cf_family_deepseek_v3 = {
     .name = "deepseek-v3",
-    .architectures = (const char *const[]){"DeepseekV3ForCausalLM", "KimiK2ForCausalLM", NULL},
-    .model_types = (const char *const[]){"deepseek_v3", "kimi_k2", NULL},
+    .architectures = (const char *const[]){"DeepseekV3ForCausalLM", "KimiK2ForCausalLM",
+                                           "KimiK25ForConditionalGeneration", NULL},
+    .model_types = (const char *const[]){"deepseek_v3", "kimi_k2", "kimi_k25", NULL},
     .build = v3_build,
 };
 

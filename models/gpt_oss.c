@@ -1,6 +1,6 @@
-/* gpt-oss 120b and 20b (arXiv 2508.10925): grouped-query attention with sinks, every other layer in a
- * sliding window; biases everywhere; experts in MXFP4, gate and up rows interleaved, with a clamped
- * SwiGLU; a softmax over the selected logits. */
+/* gpt-oss 120b and 20b (arXiv 2508.10925): grouped-query attention with sinks, every other layer in
+ * a sliding window; biases everywhere; experts in MXFP4, gate and up rows interleaved, with a
+ * clamped SwiGLU; a softmax over the selected logits. */
 #include <string.h>
 
 #include "models/decoder.h"
@@ -36,8 +36,11 @@ static int gpt_oss_build(cf_build *b, cf_err *err)
     int rc;
     double limit;
     bool biases;
-    cf_decoder d = {.names = cf_decoder_common_names, .rope_layout = CF_ROPE_HALF,
-                    .attn_layer = layer_window, .fused = CF_FUSED_TRANSPOSED, .interleaved = true,
+    cf_decoder d = {.names = cf_decoder_common_names,
+                    .rope_layout = CF_ROPE_HALF,
+                    .attn_layer = layer_window,
+                    .fused = CF_FUSED_TRANSPOSED,
+                    .interleaved = true,
                     .router = {.renormalise = true}};
     d.names.router = "model.layers.%u.mlp.router.weight";
     d.names.router_logit_bias = "model.layers.%u.mlp.router.bias";

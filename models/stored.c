@@ -130,8 +130,8 @@ static int format_demand(const cf_build *b, const cf_tensor *t, cf_format format
 {
     if (t->format == format)
         return 0;
-    return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has dtype %s, must be %s", b->model->dir, t->name,
-                   cf_format_name(t->format), cf_format_name(format));
+    return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has dtype %s, must be %s", b->model->dir,
+                   t->name, cf_format_name(t->format), cf_format_name(format));
 }
 
 /* Scales in a float format, one for each scale.rows x scale.cols values. */
@@ -162,8 +162,9 @@ static int blocks_bind(cf_build *b, const char *name, const uint64_t *shape, uin
     int rc;
     uint64_t of[CF_MAX_DIMS];
     if (n_dims >= CF_MAX_DIMS || out->cols % MX_GROUP)
-        return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s_blocks: %llu columns are not a multiple of %d",
-                       b->model->dir, name, (unsigned long long)out->cols, (int)MX_GROUP);
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: tensor %s_blocks: %llu columns are not a multiple of %d", b->model->dir,
+                       name, (unsigned long long)out->cols, (int)MX_GROUP);
     memcpy(of, shape, n_dims * sizeof *of);
     of[n_dims - 1] = out->cols / MX_GROUP;
     of[n_dims] = MX_BYTES;
@@ -221,8 +222,8 @@ static int plain_bind(cf_build *b, const char *name, const uint64_t *shape, uint
     return 0;
 }
 
-int cf_stored_bind(cf_build *b, const char *name, const uint64_t *shape, uint32_t n_dims, bool again,
-                   cf_stored *out, cf_err *err)
+int cf_stored_bind(cf_build *b, const char *name, const uint64_t *shape, uint32_t n_dims,
+                   bool again, cf_stored *out, cf_err *err)
 {
     *out = (cf_stored){.rows = n_dims > 1 ? shape[n_dims - 2] : 1, .cols = shape[n_dims - 1]};
     if (n_dims > 1 && find(b, name, "") < 0) {
@@ -234,20 +235,21 @@ int cf_stored_bind(cf_build *b, const char *name, const uint64_t *shape, uint32_
     return plain_bind(b, name, shape, n_dims, again, out, err);
 }
 
-int cf_stored_part(const cf_build *b, const cf_stored *s, uint64_t matrix, uint64_t first, uint64_t n,
-                   cf_extent *codes, cf_extent *scales, cf_err *err)
+int cf_stored_part(const cf_build *b, const cf_stored *s, uint64_t matrix, uint64_t first,
+                   uint64_t n, cf_extent *codes, cf_extent *scales, cf_err *err)
 {
     uint64_t row_bytes = cf_format_row_bytes(s->dtype, s->cols);
-    *codes = (cf_extent){s->codes->extent.file,
-                         s->codes->extent.off + (matrix * s->rows + first) * row_bytes,
-                         n * row_bytes};
+    *codes =
+        (cf_extent){s->codes->extent.file,
+                    s->codes->extent.off + (matrix * s->rows + first) * row_bytes, n * row_bytes};
     if (!s->scales)
         return 0;
     if (first % s->scale.rows)
-        return CF_FAIL(err, CF_EFORMAT,
-                       "%s: tensor %s: rows from %llu on share their scales with those before them, "
-                       "%u rows to a scale",
-                       b->model->dir, s->codes->name, (unsigned long long)first, s->scale.rows);
+        return CF_FAIL(
+            err, CF_EFORMAT,
+            "%s: tensor %s: rows from %llu on share their scales with those before them, "
+            "%u rows to a scale",
+            b->model->dir, s->codes->name, (unsigned long long)first, s->scale.rows);
     row_bytes = cf_format_row_bytes(s->scale.format, cf_ceil_div(s->cols, s->scale.cols));
     uint64_t row = matrix * cf_ceil_div(s->rows, s->scale.rows) + first / s->scale.rows;
     *scales = (cf_extent){s->scales->extent.file, s->scales->extent.off + row * row_bytes,

@@ -388,7 +388,9 @@ void cf_gpu_route(cf_gpu *gpu, cf_stream stream, const cf_op_route *op)
     struct call c = call_begin(gpu, stream, "route");
     cf_assert(op->n > 0 && op->n <= CF_ROUTE_MAX_EXPERTS);
     cf_assert(op->k > 0 && op->k <= CF_ROUTE_MAX_K && op->k <= op->n);
-    cf_assert(op->score == CF_SCORE_SOFTMAX || op->score == CF_SCORE_SIGMOID);
+    cf_assert((unsigned)op->score <= CF_SCORE_SPARSEMIXER);
+    cf_assert(op->score != CF_SCORE_SPARSEMIXER ||
+              (!op->bias.buf && op->n_groups <= 1 && !op->renormalise && op->jitter >= 0));
     groups_assert(op);
     cf_assert(op->host_ids.buf && op->host_ids.buf->kind == CF_BUF_READBACK);
     cf_assert(op->host_weights.buf && op->host_weights.buf->kind == CF_BUF_READBACK);

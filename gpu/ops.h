@@ -185,7 +185,7 @@ typedef struct cf_op_add {
     float alpha, beta;
 } cf_op_add;
 
-typedef enum { CF_SCORE_SOFTMAX, CF_SCORE_SIGMOID } cf_score;
+typedef enum { CF_SCORE_SOFTMAX, CF_SCORE_SIGMOID, CF_SCORE_SPARSEMIXER } cf_score;
 typedef enum { CF_GROUP_MAX, CF_GROUP_TOP2 } cf_group_score;
 
 /* Chooses k of n experts per row from router logits [n_rows, n] (contiguous).
@@ -196,6 +196,9 @@ typedef enum { CF_GROUP_MAX, CF_GROUP_TOP2 } cf_group_score;
  *   last.
  *   weight = p * scale, or p / (sum of the chosen p) * scale when renormalise (a zero sum gives 0).
  *   Softmax over the selected logits is softmax with renormalise.
+ *   SPARSEMIXER (no bias, groups or renormalise): the k largest logits, ties to the lower id, are
+ *   chosen one after the other; with m the one being chosen, p = 1 / (sum of exp(l - m) over what
+ *   is not chosen yet, itself included, with m - l <= 2 * jitter * max(|l|, m)).
  * ids [n_rows, k] uint32 in ascending order, weights [n_rows, k] likewise; the same again to
  * host_ids, host_weights (READBACK). n <= 4096, k <= 64, n_groups <= 64. */
 typedef struct cf_op_route {
@@ -206,6 +209,7 @@ typedef struct cf_op_route {
     cf_group_score group_score;
     bool renormalise;
     float scale;
+    float jitter; /* SPARSEMIXER only */
 } cf_op_route;
 
 enum { CF_ROUTE_MAX_EXPERTS = 4096, CF_ROUTE_MAX_K = 64, CF_ROUTE_MAX_GROUPS = 64 };

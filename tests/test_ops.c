@@ -500,6 +500,24 @@ static uint32_t define_groups(const cf_op_route *op, double *key, uint32_t *id, 
     return left;
 }
 
+/* Sparsemixer: p of those that are chosen, and the keys by which they are. */
+static void define_mix(const cf_op_route *op, const float *logits, double *p, double *key,
+                       bool *ambiguous)
+{
+    for (uint32_t i = 0; i < op->n; i++)
+        key[i] = isnan(logits[i]) ? -INFINITY : (double)logits[i];
+    for (uint32_t i = 0; i < op->n; i++) {
+        double sum = 0, m = key[i];
+        for (uint32_t j = 0; j < op->n && m > -INFINITY; j++) {
+            bool left = key[j] < m || (j >= i && key[j] <= m);
+            double far = m - key[j] - 2 * (double)op->jitter * fmax(fabs(key[j]), m);
+            *ambiguous |= left && key[j] < m && fabs(far) < 1e-6;
+            sum += left && far <= 0 ? exp(key[j] - m) : 0;
+        }
+        p[i] = sum > 0 ? 1 / sum : 0;
+    }
+}
+
 static void define_route(const op_case *c, struct expect *e)
 {
     const cf_op_route *op = &c->op.route;
@@ -509,7 +527,10 @@ static void define_route(const op_case *c, struct expect *e)
     e->tolerance = TOLERANCE_EXP;
     for (uint32_t r = 0; r < op->n_rows; r++) {
         const float *logits = floats(c, &op->logits) + (uint64_t)r * op->n;
-        define_scores(op, logits, bias, p, key);
+        if (op->score == CF_SCORE_SPARSEMIXER)
+            define_mix(op, logits, p, key, &e->ambiguous);
+        else
+            define_scores(op, logits, bias, p, key);
         uint32_t rank[CF_ROUTE_MAX_K], chosen = 0, left = define_groups(op, key, id, &e->ambiguous);
         double total = 0;
         for (uint32_t i = 0; i < left; i++)

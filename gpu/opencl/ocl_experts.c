@@ -23,7 +23,9 @@ void ocl_op_route(cf_gpu *gpu, cf_stream stream, const cf_op_route *op)
                           .scale = op->scale,
                           .n_groups = op->n_groups,
                           .top_groups = op->top_groups,
-                          .top_two = op->group_score == CF_GROUP_TOP2};
+                          .top_two = op->group_score == CF_GROUP_TOP2,
+                          .mixer = op->score == CF_SCORE_SPARSEMIXER,
+                          .tolerance = 2.0f * op->jitter};
     cf_gpu_buf *bufs[] = {op->logits.buf,  op->bias.buf,     op->ids.buf,
                           op->weights.buf, op->host_ids.buf, op->host_weights.buf};
     const cf_span out[] = {op->ids, op->weights, op->host_ids, op->host_weights};

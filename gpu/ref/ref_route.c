@@ -66,6 +66,28 @@ static void row_groups(const cf_op_route *op, const float *key, bool *allowed)
         allowed[i] = chosen[i / size];
 }
 
+/* Sparsemixer: the choice, and p of the chosen. */
+static void row_mix(const cf_op_route *op, const float *logits, float *p, float *key, bool *chosen)
+{
+    memset(chosen, 0, op->n * sizeof *chosen);
+    for (uint32_t i = 0; i < op->n; i++)
+        key[i] = isnan(logits[i]) ? -INFINITY : logits[i];
+    for (uint32_t j = 0; j < op->k; j++) {
+        uint32_t best = op->n;
+        float sum = 0;
+        for (uint32_t i = 0; i < op->n; i++)
+            if (!chosen[i] && (best == op->n || key[i] > key[best]))
+                best = i;
+        float m = key[best];
+        for (uint32_t i = 0; i < op->n; i++)
+            if (!chosen[i] && key[i] > -INFINITY &&
+                m - key[i] <= 2.0f * op->jitter * fmaxf(fabsf(key[i]), m))
+                sum += expf(key[i] - m);
+        p[best] = sum > 0 ? 1.0f / sum : 0;
+        chosen[best] = true;
+    }
+}
+
 /* Index: row. */
 static void route_part(void *arg, uint64_t begin, uint64_t end)
 {
@@ -75,11 +97,15 @@ static void route_part(void *arg, uint64_t begin, uint64_t end)
     for (uint64_t r = begin; r < end; r++) {
         uint32_t *ids = (uint32_t *)cf_ref_at(op->ids) + r * op->k;
         float *weights = (float *)cf_ref_at(op->weights) + r * op->k;
-        row_scores(op, (const float *)cf_ref_at(op->logits) + r * op->n,
-                   op->bias.buf ? cf_ref_at(op->bias) : NULL, p, key);
-        if (groups)
-            row_groups(op, key, allowed);
-        row_choose(key, op->n, op->k, groups ? allowed : NULL, chosen);
+        const float *logits = (const float *)cf_ref_at(op->logits) + r * op->n;
+        if (op->score == CF_SCORE_SPARSEMIXER) {
+            row_mix(op, logits, p, key, chosen);
+        } else {
+            row_scores(op, logits, op->bias.buf ? cf_ref_at(op->bias) : NULL, p, key);
+            if (groups)
+                row_groups(op, key, allowed);
+            row_choose(key, op->n, op->k, groups ? allowed : NULL, chosen);
+        }
         uint32_t count = 0;
         float sum = 0;
         for (uint32_t i = 0; i < op->n; i++)

@@ -220,8 +220,7 @@ void vk_op_route(cf_gpu *gpu, cf_stream stream, const cf_op_route *op)
     struct {
         uint64_t logits, bias, ids, weights, host_ids, host_weights;
         uint32_t n_rows, k, renormalise, n_groups, top_groups, top_two;
-        float scale;
-        uint32_t unused;
+        float scale, tolerance;
     } push = {span_address(op->logits),
               span_address(op->bias),
               span_address(op->ids),
@@ -235,9 +234,9 @@ void vk_op_route(cf_gpu *gpu, cf_stream stream, const cf_op_route *op)
               op->top_groups,
               op->group_score == CF_GROUP_TOP2,
               op->scale,
-              0};
+              2.0f * op->jitter};
     uint32_t wg = group_size(vk);
-    uint32_t shared_bytes = 4 * (op->n + 3 * wg + CF_ROUTE_MAX_K + CF_ROUTE_MAX_GROUPS);
+    uint32_t shared_bytes = 4 * (op->n + 3 * wg + 2 * CF_ROUTE_MAX_K + CF_ROUTE_MAX_GROUPS);
     if (shared_bytes > vk->props.limits.maxComputeSharedMemorySize) {
         cf_err cause = {0};
         CF_FAIL(&cause, CF_ELIMIT,
@@ -246,7 +245,8 @@ void vk_op_route(cf_gpu *gpu, cf_stream stream, const cf_op_route *op)
         vk_fail(vk, &cause);
         return;
     }
-    uint32_t spec[VK_MAX_SPEC] = {wg, op->n, op->score == CF_SCORE_SIGMOID};
+    uint32_t spec[VK_MAX_SPEC] = {wg, op->n, op->score == CF_SCORE_SIGMOID,
+                                   op->score == CF_SCORE_SPARSEMIXER};
     dispatch_split(gpu, stream, VK_SHADER_route, CF_F32, spec, &push, sizeof push, op->n_rows, 1);
 }
 

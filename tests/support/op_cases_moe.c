@@ -14,31 +14,38 @@ struct route_size {
     logits_kind logits;
     uint32_t n_groups, top_groups;
     cf_group_score group_score;
+    float jitter;
 };
 static const struct route_size route_sizes[] = {
-    {1, 1, CF_SCORE_SOFTMAX, false, false, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX},
-    {7, 7, CF_SCORE_SOFTMAX, false, true, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX},
-    {33, 2, CF_SCORE_SIGMOID, false, true, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX},
-    {72, 8, CF_SCORE_SOFTMAX, true, false, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX},
-    {203, 12, CF_SCORE_SIGMOID, true, true, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX},
-    {768, 12, CF_SCORE_SOFTMAX, true, false, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX},
-    {1000, 12, CF_SCORE_SOFTMAX, false, true, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX},
-    {4096, 64, CF_SCORE_SIGMOID, false, false, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX},
-    {33, 12, CF_SCORE_SOFTMAX, false, false, LOGITS_TIES, 0, 0, CF_GROUP_MAX},
-    {203, 8, CF_SCORE_SIGMOID, true, true, LOGITS_TIES, 0, 0, CF_GROUP_MAX},
-    {72, 12, CF_SCORE_SOFTMAX, false, true, LOGITS_NAN, 0, 0, CF_GROUP_MAX},
-    {16, 12, CF_SCORE_SIGMOID, true, false, LOGITS_NAN, 0, 0, CF_GROUP_MAX},
-    {33, 5, CF_SCORE_SOFTMAX, false, true, LOGITS_ALL_NAN, 0, 0, CF_GROUP_MAX},
-    {160, 6, CF_SCORE_SOFTMAX, false, false, LOGITS_SPREAD, 8, 3, CF_GROUP_MAX},
-    {64, 8, CF_SCORE_SIGMOID, true, true, LOGITS_SPREAD, 8, 4, CF_GROUP_TOP2},
-    {256, 8, CF_SCORE_SIGMOID, false, true, LOGITS_SPREAD, 64, 20, CF_GROUP_TOP2},
-    {4096, 64, CF_SCORE_SOFTMAX, false, false, LOGITS_SPREAD, 64, 1, CF_GROUP_MAX},
-    {7, 3, CF_SCORE_SIGMOID, false, false, LOGITS_SPREAD, 7, 3, CF_GROUP_MAX},
-    {203, 12, CF_SCORE_SOFTMAX, false, true, LOGITS_SPREAD, 1, 1, CF_GROUP_MAX},
-    {33, 5, CF_SCORE_SOFTMAX, false, true, LOGITS_TIES, 11, 4, CF_GROUP_MAX},
-    {72, 6, CF_SCORE_SIGMOID, false, true, LOGITS_TIES, 18, 5, CF_GROUP_TOP2},
-    {64, 30, CF_SCORE_SIGMOID, true, true, LOGITS_NAN, 8, 4, CF_GROUP_TOP2},
-    {33, 3, CF_SCORE_SOFTMAX, false, true, LOGITS_ALL_NAN, 3, 1, CF_GROUP_MAX},
+    {1, 1, CF_SCORE_SOFTMAX, false, false, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX, 0},
+    {7, 7, CF_SCORE_SOFTMAX, false, true, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX, 0},
+    {33, 2, CF_SCORE_SIGMOID, false, true, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX, 0},
+    {72, 8, CF_SCORE_SOFTMAX, true, false, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX, 0},
+    {203, 12, CF_SCORE_SIGMOID, true, true, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX, 0},
+    {768, 12, CF_SCORE_SOFTMAX, true, false, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX, 0},
+    {1000, 12, CF_SCORE_SOFTMAX, false, true, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX, 0},
+    {4096, 64, CF_SCORE_SIGMOID, false, false, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX, 0},
+    {33, 12, CF_SCORE_SOFTMAX, false, false, LOGITS_TIES, 0, 0, CF_GROUP_MAX, 0},
+    {203, 8, CF_SCORE_SIGMOID, true, true, LOGITS_TIES, 0, 0, CF_GROUP_MAX, 0},
+    {72, 12, CF_SCORE_SOFTMAX, false, true, LOGITS_NAN, 0, 0, CF_GROUP_MAX, 0},
+    {16, 12, CF_SCORE_SIGMOID, true, false, LOGITS_NAN, 0, 0, CF_GROUP_MAX, 0},
+    {33, 5, CF_SCORE_SOFTMAX, false, true, LOGITS_ALL_NAN, 0, 0, CF_GROUP_MAX, 0},
+    {160, 6, CF_SCORE_SOFTMAX, false, false, LOGITS_SPREAD, 8, 3, CF_GROUP_MAX, 0},
+    {64, 8, CF_SCORE_SIGMOID, true, true, LOGITS_SPREAD, 8, 4, CF_GROUP_TOP2, 0},
+    {256, 8, CF_SCORE_SIGMOID, false, true, LOGITS_SPREAD, 64, 20, CF_GROUP_TOP2, 0},
+    {4096, 64, CF_SCORE_SOFTMAX, false, false, LOGITS_SPREAD, 64, 1, CF_GROUP_MAX, 0},
+    {7, 3, CF_SCORE_SIGMOID, false, false, LOGITS_SPREAD, 7, 3, CF_GROUP_MAX, 0},
+    {203, 12, CF_SCORE_SOFTMAX, false, true, LOGITS_SPREAD, 1, 1, CF_GROUP_MAX, 0},
+    {33, 5, CF_SCORE_SOFTMAX, false, true, LOGITS_TIES, 11, 4, CF_GROUP_MAX, 0},
+    {72, 6, CF_SCORE_SIGMOID, false, true, LOGITS_TIES, 18, 5, CF_GROUP_TOP2, 0},
+    {64, 30, CF_SCORE_SIGMOID, true, true, LOGITS_NAN, 8, 4, CF_GROUP_TOP2, 0},
+    {33, 3, CF_SCORE_SOFTMAX, false, true, LOGITS_ALL_NAN, 3, 1, CF_GROUP_MAX, 0},
+    {16, 2, CF_SCORE_SPARSEMIXER, false, false, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX, 0.137f},
+    {203, 5, CF_SCORE_SPARSEMIXER, false, false, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX, 0.0137f},
+    {33, 33, CF_SCORE_SPARSEMIXER, false, false, LOGITS_SPREAD, 0, 0, CF_GROUP_MAX, 0.313f},
+    {72, 7, CF_SCORE_SPARSEMIXER, false, false, LOGITS_TIES, 0, 0, CF_GROUP_MAX, 0.137f},
+    {16, 12, CF_SCORE_SPARSEMIXER, false, false, LOGITS_NAN, 0, 0, CF_GROUP_MAX, 0.217f},
+    {33, 4, CF_SCORE_SPARSEMIXER, false, false, LOGITS_ALL_NAN, 0, 0, CF_GROUP_MAX, 0.137f},
 };
 const int op_route_count = (int)(sizeof route_sizes / sizeof route_sizes[0]) * OP_ROW_COUNTS;
 
@@ -74,6 +81,7 @@ void op_build_route(op_case *c, int i)
     op->group_score = s->group_score;
     op->renormalise = s->renormalise;
     op->scale = 1.5f;
+    op->jitter = s->jitter;
     float *logits = op_rows_add(c, &op->logits, op->n_rows, s->n, s->n);
     for (uint32_t r = 0; r < op->n_rows; r++)
         logits_fill(&c->rng, logits + (uint64_t)r * s->n, s->n, s->logits);
@@ -86,9 +94,10 @@ void op_build_route(op_case *c, int i)
     op_out_add(c, &op->weights, (uint64_t)op->n_rows * s->k, OP_F32, OP_OUT);
     op_out_add(c, &op->host_ids, (uint64_t)op->n_rows * s->k, OP_U32, OP_OUT_READBACK);
     op_out_add(c, &op->host_weights, (uint64_t)op->n_rows * s->k, OP_F32, OP_OUT_READBACK);
+    static const char *const scores[] = {"softmax", "sigmoid", "sparsemixer"};
     static const char *const kinds[] = {"", " ties", " NaN", " all NaN"};
     snprintf(c->name, sizeof c->name, "route %s n %u k %u groups %u of %u by %s rows %u%s%s%s",
-             s->score == CF_SCORE_SIGMOID ? "sigmoid" : "softmax", s->n, s->k, s->top_groups,
+             scores[s->score], s->n, s->k, s->top_groups,
              s->n_groups, s->group_score == CF_GROUP_MAX ? "max" : "top2", op->n_rows,
              s->bias ? " bias" : "", s->renormalise ? " renormalise" : "", kinds[s->logits]);
 }

@@ -130,7 +130,9 @@ typedef struct ocl_route_params {
     ocl_u64 units, logits, bias, ids, weights, host_ids, host_weights;
     ocl_u32 n, k, has_bias, sigmoid, renormalise;
     float scale;
-    ocl_u32 n_groups, top_groups, top_two, unused;
+    ocl_u32 n_groups, top_groups, top_two, mixer;
+    float tolerance;
+    ocl_u32 unused;
 } ocl_route_params;
 
 typedef struct ocl_glu_expert {

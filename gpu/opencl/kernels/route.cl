@@ -44,6 +44,19 @@ INLINE void route_groups(const ocl_route_params *p, SHARED float *key, SHARED fl
     SYNC();
 }
 
+// Sparsemixer: p of the logit m, the largest of those left (a NaN marks what is chosen).
+INLINE float route_mix(const ocl_route_params *p, SHARED const float *key, float m)
+{
+    float sum = 0.0f;
+    if (m == -INFINITY)
+        return 0.0f;
+    for (uint i = 0; i < p->n; i++)
+        if (!is_nan(key[i]) && key[i] != -INFINITY &&
+            m - key[i] <= p->tolerance * fmax(fabs(key[i]), m))
+            sum += exp(key[i] - m);
+    return 1.0f / sum;
+}
+
 KERNEL route(bytes_in logits, bytes_in bias, bytes_out ids, bytes_out weights, bytes_out host_ids,
              bytes_out host_weights, const ocl_route_params p)
 {
@@ -82,12 +95,15 @@ KERNEL route(bytes_in logits, bytes_in bias, bytes_out ids, bytes_out weights, b
             float v = key[i] / divisor;
             if (p.has_bias)
                 v += FLOATS(bias, p.bias)[i];
+            if (p.mixer)
+                v = logit[i];
             key[i] = is_nan(logit[i]) || is_nan(v) ? -INFINITY : v;
         }
         SYNC();
         if (p.n_groups > 1)
             route_groups(&p, key, score);
         uint chosen[ROUTE_MAX_K];
+        float mixed[ROUTE_MAX_K];
         for (uint j = 0; j < p.k; j++) {
             // The best of what is not chosen (a NaN marks what is), the lower id among equals.
             uint best = p.n;
@@ -104,16 +120,22 @@ KERNEL route(bytes_in logits, bytes_in bias, bytes_out ids, bytes_out weights, b
                     best = other;
             }
             SYNC();
+            float share = p.mixer ? route_mix(&p, key, key[best]) : 0.0f;
+            SYNC();
             if (ITEM == 0)
                 key[best] = NAN;
             SYNC();
 #else
+            float share = p.mixer ? route_mix(&p, key, key[best]) : 0.0f;
             key[best] = NAN;
 #endif
             uint at = j;
-            for (; at > 0 && chosen[at - 1] > best; at--)
+            for (; at > 0 && chosen[at - 1] > best; at--) {
                 chosen[at] = chosen[at - 1];
+                mixed[at] = mixed[at - 1];
+            }
             chosen[at] = best;
+            mixed[at] = share;
         }
         float total = 0.0f;
         for (uint j = 0; j < p.k; j++)
@@ -121,7 +143,8 @@ KERNEL route(bytes_in logits, bytes_in bias, bytes_out ids, bytes_out weights, b
         float factor = p.renormalise ? (total > 0.0f ? p.scale / total : 0.0f) : p.scale;
         for (uint j = ITEM; j < p.k; j += WG) {
             uint id = chosen[j];
-            float weight = route_score(logit[id], most, p.sigmoid) / divisor * factor;
+            float score = route_score(logit[id], most, p.sigmoid) / divisor;
+            float weight = (p.mixer ? mixed[j] : score) * factor;
             ulong at = u * p.k + j;
             UINTS_OUT(ids, p.ids)[at] = id;
             UINTS_OUT(host_ids, p.host_ids)[at] = id;

@@ -6,6 +6,7 @@
 #extension GL_GOOGLE_include_directive : require
 layout(constant_id = 1) const uint N = 64;
 layout(constant_id = 2) const bool SIGMOID = false;
+layout(constant_id = 3) const bool SPARSEMIXER = false;
 #include "common.glsl"
 #include "reduce.glsl"
 #include "order.glsl"
@@ -13,7 +14,7 @@ layout(constant_id = 2) const bool SIGMOID = false;
 layout(push_constant, std430) uniform Params {
     uint64_t logits, bias, ids, weights, host_ids, host_weights;
     uint n_rows, k, renormalise, n_groups, top_groups, top_two;
-    float scale;
+    float scale, tolerance;
 } p;
 
 const uint MAX_K = 64, MAX_GROUPS = 64;
@@ -22,6 +23,7 @@ shared uint group_key[MAX_GROUPS];
 shared uint best_key[WG];
 shared uint best_id[WG];
 shared uint chosen[MAX_K];
+shared float mixed[MAX_K]; // SPARSEMIXER: p of each
 
 // Marks the experts of all but the best groups as taken. All of `key` is written, by invocations
 // that then meet in a barrier here.
@@ -66,6 +68,19 @@ float probability(float logit)
     return !SIGMOID && total > 0.0 ? p / total : p;
 }
 
+// Sparsemixer: p of the logit of key `best`, the largest of those left.
+float mix(uint best)
+{
+    float m = order_value(best), sum = 0.0;
+    for (uint i = gl_LocalInvocationID.x; i < N; i += WG) {
+        float v = order_value(key[i]);
+        if (key[i] > ORDER_LEAST && m - v <= p.tolerance * max(abs(v), m))
+            sum += exp(v - m);
+    }
+    sum = group_sum(sum);
+    return best > ORDER_LEAST ? 1.0 / sum : 0.0;
+}
+
 void main()
 {
     uint lid = gl_LocalInvocationID.x;
@@ -73,7 +88,7 @@ void main()
     if (r >= p.n_rows)
         return;
     F32s logits = F32s(p.logits + uint64_t(r) * N * 4ul);
-    if (!SIGMOID) {
+    if (!SIGMOID && !SPARSEMIXER) {
         float m = uintBitsToFloat(MINUS_INFINITY);
         for (uint i = lid; i < N; i += WG)
             m = !is_nan(logits.v[i]) && logits.v[i] > m ? logits.v[i] : m;
@@ -84,7 +99,7 @@ void main()
         total = group_sum(sum);
     }
     for (uint i = lid; i < N; i += WG) {
-        float v = probability(logits.v[i]);
+        float v = SPARSEMIXER ? logits.v[i] : probability(logits.v[i]);
         if (p.bias != 0ul)
             v += F32s(p.bias).v[i];
         key[i] = order_key(is_nan(logits.v[i]) ? uintBitsToFloat(MINUS_INFINITY) : v);
@@ -110,7 +125,9 @@ void main()
             }
         }
         barrier();
+        float share_of_best = SPARSEMIXER ? mix(best_key[0]) : 0.0;
         if (lid == 0) {
+            mixed[n] = share_of_best;
             chosen[n] = best_id[0];
             key[best_id[0]] = 0;
         }
@@ -127,7 +144,7 @@ void main()
         uint id = chosen[j], rank = 0;
         for (uint i = 0; i < p.k; i++)
             rank += chosen[i] < id ? 1 : 0;
-        float w = probability(logits.v[id]) * factor;
+        float w = (SPARSEMIXER ? mixed[j] : probability(logits.v[id])) * factor;
         uint64_t at = (uint64_t(r) * p.k + rank) * 4ul;
         U32s(p.ids + at).v[0] = id;
         F32s(p.weights + at).v[0] = w;

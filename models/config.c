@@ -215,6 +215,48 @@ static int llama3_apply(const cf_build *b, cf_rope_def *rope, cf_err *err)
     return 0;
 }
 
+/* One factor for each pair of the rotation. */
+static int factors_apply(const cf_build *b, const char *key, uint32_t n_rot, float *inv_freq,
+                         cf_err *err)
+{
+    const json_t *list = config_get(b, key);
+    if (json_array_size(list) != n_rot / 2)
+        return CF_FAIL(err, CF_EFORMAT, "%s: \"%s\" has %zu factors, must be %u", b->path, key,
+                       json_array_size(list), n_rot / 2);
+    for (uint32_t i = 0; i < n_rot / 2; i++) {
+        double factor;
+        int rc = number_read(b, json_array_get(list, i), key, 1e-3, 1e6, &factor, err);
+        if (rc < 0)
+            return rc;
+        inv_freq[i] = (float)((double)inv_freq[i] / factor);
+    }
+    return 0;
+}
+
+/* LongRoPE (arXiv 2402.13753): short factors up to the original context, long ones for contexts
+ * beyond it. `sub` is the scaling's view of the config `b`. */
+static int longrope_apply(const cf_build *b, const cf_build *sub, cf_rope_def *rope, cf_err *err)
+{
+    int rc;
+    double amplitude, near, far;
+    const char *original_key = "original_max_position_embeddings";
+    const cf_build *from = config_get(sub, original_key) ? sub : b;
+    memcpy(rope->far_inv_freq, rope->inv_freq, sizeof rope->inv_freq);
+    CF_TRY(cf_config_u32(from, original_key, 2, 1u << 30, &rope->near_ctx, err));
+    CF_TRY(factors_apply(sub, "short_factor", rope->n_rot, rope->inv_freq, err));
+    CF_TRY(factors_apply(sub, "long_factor", rope->n_rot, rope->far_inv_freq, err));
+    double stretch = (double)b->model->spec.ctx_max / rope->near_ctx;
+    amplitude = stretch > 1 ? sqrt(1 + log(stretch) / log((double)rope->near_ctx)) : 1;
+    CF_TRY(cf_config_f64_or(sub, "attention_factor", 1e-3, 1e3, amplitude, &amplitude, err));
+    CF_TRY(cf_config_f64_or(sub, "short_mscale", 1e-3, 1e3, amplitude, &near, err));
+    CF_TRY(cf_config_f64_or(sub, "long_mscale", 1e-3, 1e3, amplitude, &far, err));
+    rope->amplitude = (float)near;
+    rope->far_amplitude = (float)far;
+    return 0;
+fail:
+    return rc;
+}
+
 int cf_config_rope(cf_build *b, uint32_t n_rot, cf_rope_layout layout, double theta_absent,
                    uint32_t *index, float *score_scale, cf_err *err)
 {
@@ -259,11 +301,14 @@ int cf_config_rope(cf_build *b, uint32_t n_rot, cf_rope_layout layout, double th
     } else if (type && strcmp(type, "llama3") == 0) {
         if ((rc = llama3_apply(&sub, &rope, err)) < 0)
             return rc;
+    } else if (type && strcmp(type, "longrope") == 0) {
+        if ((rc = longrope_apply(b, &sub, &rope, err)) < 0)
+            return rc;
     } else if (type && strcmp(type, "default") != 0) {
         char clean[100];
         return CF_FAIL(err, CF_EFORMAT,
                        "%s: rope type \"%s\" is unknown; known: default, yarn, deepseek_yarn, "
-                       "llama3",
+                       "llama3, longrope",
                        b->path, cf_text_clean(type, clean, sizeof clean));
     } else if (scaling && !params && !type) {
         return CF_FAIL(err, CF_EFORMAT, "%s: \"rope_scaling\" names no \"rope_type\"", b->path);

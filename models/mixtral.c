@@ -1,6 +1,7 @@
-/* Mixtral 8x7B and 8x22B (arXiv 2401.04088), and MiniMax-M2, which keeps its names: grouped-query
- * attention and experts w1 (gate), w3 (up), w2 (down). MiniMax-M2 norms whole projections of q and k,
- * rotates a part of a head, and routes by sigmoid scores with a selection bias. */
+/* Mixtral 8x7B and 8x22B (arXiv 2401.04088), and those that keep its names: grouped-query attention
+ * and experts w1 (gate), w3 (up), w2 (down). MiniMax-M2 norms whole projections of q and k, rotates a
+ * part of a head, and routes by sigmoid scores with a selection bias. Phi-3.5-MoE (arXiv 2404.14219)
+ * has layer norms and biases everywhere but in its experts, and routes by sparsemixer. */
 #include "models/decoder.h"
 
 static int read_common(cf_build *b, cf_decoder *d, cf_err *err)
@@ -62,6 +63,30 @@ static int minimax_m2_build(cf_build *b, cf_err *err)
 fail:
     return rc;
 }
+
+static int phimoe_build(cf_build *b, cf_err *err)
+{
+    int rc;
+    double jitter;
+    cf_decoder d = {.norm = CF_NORM_LAYER, .norm_bias = true, .attn_layer = layer_window};
+    CF_TRY(read_common(b, &d, err));
+    CF_TRY(cf_config_bool_or(b, "attention_bias", false, &d.qkv_bias, err));
+    CF_TRY(cf_config_bool_or(b, "lm_head_bias", false, &d.head_bias, err));
+    CF_TRY(cf_config_u32_or(b, "sliding_window", 1, 1u << 30, 0, &d.aux[0], err));
+    CF_TRY(cf_config_f64_or(b, "router_jitter_noise", 0, 1, 0.01, &jitter, err));
+    d.out_bias = d.qkv_bias;
+    d.router = (cf_route_def){.score = CF_SCORE_SPARSEMIXER, .jitter = (float)jitter};
+    return cf_decoder_build(b, &d, err);
+fail:
+    return rc;
+}
+
+const cf_family cf_family_phimoe = {
+    .name = "phimoe",
+    .architectures = (const char *const[]){"PhiMoEForCausalLM", "PhimoeForCausalLM", NULL},
+    .model_types = (const char *const[]){"phimoe", NULL},
+    .build = phimoe_build,
+};
 
 const cf_family cf_family_mixtral = {
     .name = "mixtral",

@@ -263,12 +263,15 @@ static void rows_upload(cf_exec *x)
     for (uint32_t i = 0; i < x->model->n_ropes; i++) {
         const cf_rope_def *rope = &x->model->ropes[i];
         uint64_t bytes = (uint64_t)n * rope->n_rot * sizeof(float);
+        bool far = rope->near_ctx && ctx > rope->near_ctx;
+        const float *inv_freq = far ? rope->far_inv_freq : rope->inv_freq;
+        float amplitude = far ? rope->far_amplitude : rope->amplitude;
         float *cs = cf_gpu_host_write(cf_span_sub(cf_span_of(x->xb[CF_XB_COS_SIN]), off, bytes));
         for (uint32_t r = 0; r < n; r++)
             for (uint32_t j = 0; j < rope->n_rot / 2; j++) {
-                float angle = (float)x->batch->rows[r].position * rope->inv_freq[j];
-                *cs++ = cosf(angle) * rope->amplitude;
-                *cs++ = sinf(angle) * rope->amplitude;
+                float angle = (float)x->batch->rows[r].position * inv_freq[j];
+                *cs++ = cosf(angle) * amplitude;
+                *cs++ = sinf(angle) * amplitude;
             }
         off += (uint64_t)x->e->plan.chunk * rope->n_rot * sizeof(float);
     }

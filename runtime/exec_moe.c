@@ -89,13 +89,22 @@ int exec_route(cf_exec *x, const cf_step *s, cf_err *err)
                                   .scale = 1});
     exec_recorded(x);
     exec_barrier(x);
+    if (d->cap > 0) {
+        cf_gpu_map(x->gpu, CF_STREAM_COMPUTE,
+                   &(cf_op_map){.kind = CF_MAP_SOFTCAP, .a = logits, .y = logits,
+                                .n_rows = x->n_rows, .width = total, .a_stride = total,
+                                .y_stride = total, .p = d->cap});
+        exec_recorded(x);
+        exec_barrier(x);
+    }
     cf_op_route op = {.logits = logits, .ids = ids_span(x, CF_XB_IDS, k),
                       .weights = ids_span(x, CF_XB_CHOICE, k),
                       .host_ids = ids_span(x, CF_XB_HOST_IDS, k),
                       .host_weights = ids_span(x, CF_XB_HOST_CHOICE, k), .n_rows = x->n_rows,
                       .n = total, .k = k, .score = d->score, .n_groups = d->n_groups,
                       .top_groups = d->top_groups, .group_score = d->group_score,
-                      .renormalise = d->renormalise, .scale = d->scale};
+                      .renormalise = d->renormalise, .scale = d->scale,
+                      .jitter = d->jitter};
     if (d->bias != CF_NO_WEIGHT)
         op.bias = exec_weight(x, d->bias).span;
     cf_gpu_route(x->gpu, CF_STREAM_COMPUTE, &op);

@@ -106,6 +106,11 @@ typedef struct cf_rope_def {
     cf_rope_layout layout;
     float amplitude;
     float inv_freq[CF_MAX_ROT / 2];
+    /* Engines with a context beyond `near_ctx` use far_* instead, from the first position on, so
+     * that what is in the cache stays valid; 0: there is one set for all. */
+    uint32_t near_ctx;
+    float far_amplitude;
+    float far_inv_freq[CF_MAX_ROT / 2];
 } cf_rope_def;
 
 /* ---- the plan ---- */
@@ -178,6 +183,7 @@ typedef struct cf_route_def {
     cf_group_score group_score;
     bool renormalise;
     float scale;
+    float jitter, cap; /* of SPARSEMIXER; of the logits, 0: none */
     uint32_t moe;    /* index into cf_model.moe */
     cf_bufid logits; /* scratch */
 } cf_route_def;

@@ -168,6 +168,10 @@ static const struct row {
     {"gpt-oss-20b", GPT_OSS("24", "32"), 4, 24, 32, 20.91, 3.61, 24.89, 1.80},
     {"Llama-4-Scout", LLAMA4("16", "1"), 1, 48, 16, 107.8, 16.14, 125.83, 11.13},
     {"Llama-4-Maverick", LLAMA4("128", "2"), 1, 24, 128, 400.7, 16.15, 125.83, 14.16},
+    {"Phi-3.5-MoE",
+     DECODER("PhiMoEForCausalLM", "32064", "4096", "32", "32", "8",
+             MIXTRAL("6400", "16", "2") ",\"attention_bias\":true,\"lm_head_bias\":true"),
+     2, 32, 16, 41.9, 6.51, 78.64, 1.61},
     {"Grok-1",
      DECODER("Grok1ModelForCausalLM", "131072", "6144", "64", "48", "8",
              "\"intermediate_size\":32768,\"num_experts\":8,\"num_experts_per_tok\":2,"

@@ -30,6 +30,7 @@ static const char *const checkpoints[] = {
     "tests/fixtures/models/llama4_scout",
     "tests/fixtures/models/llama4_maverick",
     "tests/fixtures/models/gpt_oss",
+    "tests/fixtures/models/phimoe",
 };
 
 static const char *device; /* "ref", "vulkan:0", ... */
@@ -41,7 +42,7 @@ static cf_options options_make(const char *kv, uint32_t chunk)
     cf_options_init(&o);
     o.device = device;
     o.kv = kv;
-    o.ctx = 128;
+    o.ctx = expected->n_prompt + expected->n_greedy + 1; /* phimoe: within its short factors */
     o.chunk = chunk;
     o.vram_bytes = 256u << 20;
     o.ram_bytes = 64u << 20;

@@ -519,3 +519,105 @@ void cf_gpu_combine(cf_gpu *gpu, cf_stream stream, const cf_op_combine *op)
         apart(in[i], r[i], op->y, y);
     gpu->fns->combine(gpu, stream, op);
 }
+
+/* ---- state ---- */
+
+/* The columns [0, width) of every row of a state: `slots` times `rows`, stride apart. */
+static cf_range touch_state(const struct call *c, cf_span s, uint64_t rows, uint64_t width,
+                            uint64_t stride)
+{
+    cf_assert(rows > 0 && rows <= UINT32_MAX);
+    return touch_rows(c, s, (uint32_t)rows, width, stride, CF_ACCESS_WRITE);
+}
+
+static cf_range touch_runs(const struct call *c, cf_span runs, uint32_t n_runs)
+{
+    return touch_flat(c, runs, n_runs, sizeof(cf_state_run) / 4, CF_ACCESS_READ);
+}
+
+void cf_gpu_conv(cf_gpu *gpu, cf_stream stream, const cf_op_conv *op)
+{
+    struct call c = call_begin(gpu, stream, "conv");
+    cf_assert(op->n_taps >= 2 && op->n_heads > 0 && op->width > 0);
+    uint64_t channels = (uint64_t)op->n_heads * op->width;
+    cf_assert(op->w.rows == channels && op->w.cols == op->n_taps && !op->w.scale_rows);
+    cf_assert(!op->w.transposed && op->w.row_step <= 1);
+    cf_assert(op->w.dtype == CF_F32 || op->w.dtype == CF_F16 || op->w.dtype == CF_BF16);
+    touch_weight(&c, &op->w);
+    const cf_span in[2] = {op->x, op->runs};
+    cf_range r[2] = {touch_heads(&c, op->x, op->n_rows, op->n_heads, op->width, op->x_stride,
+                                 op->x_head_stride, CF_ACCESS_READ),
+                     touch_runs(&c, op->runs, op->n_runs)};
+    cf_range y = touch_rows(&c, op->y, op->n_rows, channels, op->y_stride, CF_ACCESS_WRITE);
+    cf_range state = touch_state(&c, op->state, (uint64_t)op->n_slots * (op->n_taps - 1), channels,
+                                 op->state_stride);
+    apart(op->state, state, op->y, y);
+    for (int i = 0; i < 2; i++) {
+        apart(in[i], r[i], op->y, y);
+        apart(in[i], r[i], op->state, state);
+    }
+    gpu->fns->conv(gpu, stream, op);
+}
+
+void cf_gpu_state_gates(cf_gpu *gpu, cf_stream stream, const cf_op_state_gates *op)
+{
+    struct call c = call_begin(gpu, stream, "state_gates");
+    cf_assert(op->n_heads > 0 && op->group > 0 && op->n_heads % op->group == 0);
+    touch_vector(&c, &op->a_log, op->n_heads);
+    touch_vector(&c, &op->dt_bias, op->n_heads);
+    cf_assert(op->a_log.span.buf && op->dt_bias.span.buf);
+    const cf_span in[2] = {op->a, op->b}, out[2] = {op->decay, op->beta};
+    cf_range r[2], w[2];
+    for (int i = 0; i < 2; i++) {
+        r[i] = touch_heads(&c, in[i], op->n_rows, op->n_heads / op->group, op->group, op->stride,
+                           op->group_stride, CF_ACCESS_READ);
+        w[i] = touch_flat(&c, out[i], op->n_rows, op->n_heads, CF_ACCESS_WRITE);
+    }
+    for (int i = 0; i < 4; i++)
+        apart(in[i / 2], r[i / 2], out[i % 2], w[i % 2]);
+    apart(out[0], w[0], out[1], w[1]);
+    gpu->fns->state_gates(gpu, stream, op);
+}
+
+void cf_gpu_attn_state(cf_gpu *gpu, cf_stream stream, const cf_op_attn_state *op)
+{
+    struct call c = call_begin(gpu, stream, "attn_state");
+    cf_assert(op->d_k > 0 && op->d_v > 0 && op->n_heads > 0 && op->n_k_heads > 0);
+    cf_assert(op->n_heads % op->n_k_heads == 0);
+    cf_assert(op->decay_stride == 0 || op->decay_stride == op->n_heads);
+    bool delta = op->beta.buf != NULL;
+    const cf_span in[6] = {op->q, op->k, op->v, op->decay, op->runs, op->beta};
+    cf_range r[6] = {
+        touch_heads(&c, op->q, op->n_rows, op->n_k_heads, op->d_k, op->stride, op->k_head_stride,
+                    CF_ACCESS_READ),
+        touch_heads(&c, op->k, op->n_rows, op->n_k_heads, op->d_k, op->stride, op->k_head_stride,
+                    CF_ACCESS_READ),
+        touch_heads(&c, op->v, op->n_rows, op->n_heads, op->d_v, op->stride, op->v_head_stride,
+                    CF_ACCESS_READ),
+        touch_flat(&c, op->decay, op->decay_stride ? op->n_rows : 1, op->n_heads, CF_ACCESS_READ),
+        touch_runs(&c, op->runs, op->n_runs),
+    };
+    if (delta)
+        r[5] = touch_flat(&c, op->beta, op->n_rows, op->n_heads, CF_ACCESS_READ);
+    cf_range y =
+        touch_flat(&c, op->y, op->n_rows, (uint64_t)op->n_heads * op->d_v, CF_ACCESS_WRITE);
+    cf_range state = touch_flat(&c, op->state, op->n_slots,
+                                (uint64_t)op->n_heads * op->d_k * op->d_v, CF_ACCESS_WRITE);
+    apart(op->state, state, op->y, y);
+    for (int i = 0; i < (delta ? 6 : 5); i++) {
+        apart(in[i], r[i], op->y, y);
+        apart(in[i], r[i], op->state, state);
+    }
+    gpu->fns->attn_state(gpu, stream, op);
+}
+
+void cf_gpu_gate(cf_gpu *gpu, cf_stream stream, const cf_op_gate *op)
+{
+    struct call c = call_begin(gpu, stream, "gate");
+    cf_range g = touch_heads(&c, op->g, op->n_rows, op->n_heads, op->width, op->g_stride,
+                             op->g_head_stride, CF_ACCESS_READ);
+    cf_range y = touch_heads(&c, op->y, op->n_rows, op->n_heads, op->width, op->y_stride,
+                             op->y_head_stride, CF_ACCESS_WRITE);
+    apart(op->g, g, op->y, y);
+    gpu->fns->gate(gpu, stream, op);
+}

@@ -270,6 +270,8 @@ typedef struct cf_op_get_rows {
     float scale;
 } cf_op_get_rows;
 
+#include "gpu/ops_state.h"
+
 #define CF_GPU_OPS(X)                                                                              \
     X(linear)                                                                                      \
     X(head_linear)                                                                                 \
@@ -285,7 +287,8 @@ typedef struct cf_op_get_rows {
     X(expert_glu)                                                                                  \
     X(expert_down)                                                                                 \
     X(combine)                                                                                     \
-    X(get_rows)
+    X(get_rows)                                                                                    \
+    CF_GPU_STATE_OPS(X)
 
 #define CF_OP_DECLARE(name)                                                                        \
     void cf_gpu_##name(cf_gpu *gpu, cf_stream stream, const cf_op_##name *op);

@@ -640,6 +640,8 @@ static void define_get_rows(const op_case *c, struct expect *e)
     free(table);
 }
 
+#include "tests/op_define_state.h"
+
 static void (*const definitions[])(const op_case *, struct expect *) = {
 #define DEFINITION_OF(name) define_##name,
     CF_GPU_OPS(DEFINITION_OF)

@@ -8,6 +8,7 @@
  *   ocl_cache.c     the files of those
  *   ocl_ops.c       ops -> kernels and their parameters
  *   ocl_experts.c   the same, of routed experts
+ *   ocl_state.c     the same, of attention with a state
  *
  * Threads: see gpu/gpu.h. Beyond it, `program_lock` guards the programs, `failure_lock` the
  * sentence of the first failure, a stream's `lock` the events of its points. */
@@ -96,7 +97,11 @@ typedef enum { OCL_WEIGHT, OCL_KV, OCL_PLAIN } ocl_kernel_class;
     X(map, OCL_PLAIN, 3)                                                                           \
     X(add, OCL_PLAIN, 3)                                                                           \
     X(combine, OCL_PLAIN, 5)                                                                       \
-    X(route, OCL_PLAIN, 6)
+    X(route, OCL_PLAIN, 6)                                                                         \
+    X(conv, OCL_PLAIN, 5)                                                                          \
+    X(state_gates, OCL_PLAIN, 6)                                                                   \
+    X(attn_state, OCL_PLAIN, 8)                                                                    \
+    X(gate, OCL_PLAIN, 2)
 
 typedef enum ocl_kernel {
 #define OCL_KERNEL_ENUM(name, class, bufs) OCL_KERNEL_##name,

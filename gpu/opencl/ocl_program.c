@@ -71,6 +71,9 @@ static const char elementwise_cl[] =
 static const char route_cl[] =
 #include "gpu/opencl/kernels/route.cl.inc"
     ;
+static const char state_cl[] =
+#include "gpu/opencl/kernels/state.cl.inc"
+    ;
 
 static const struct {
     const char *source, *options;
@@ -145,7 +148,8 @@ static void recipe_make(recipe *r, const ocl_gpu *g, cf_format format)
                          formats[format].kv ? kv_cl : NULL,
                          formats[format].plain ? elementwise_cl : NULL,
                          formats[format].plain ? norm_cl : NULL,
-                         formats[format].plain ? route_cl : NULL};
+                         formats[format].plain ? route_cl : NULL,
+                         formats[format].plain ? state_cl : NULL};
     XXH64_hash_t hash = 0;
     r->n_sources = 0;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {

@@ -217,6 +217,7 @@ RECORD_EXPERTS(expert_glu)
 RECORD_EXPERTS(expert_down)
 RECORD(combine)
 RECORD(get_rows)
+CF_GPU_STATE_OPS(RECORD)
 
 static void ref_copy(cf_gpu *gpu, cf_stream stream, cf_span dst, cf_span src)
 {
@@ -252,6 +253,7 @@ static void command_run(cf_threads *pool, const struct command *c)
         RUN_OP(route)
         RUN_OP(combine)
         RUN_OP(get_rows)
+        CF_GPU_STATE_OPS(RUN_OP)
 #undef RUN_OP
     case COMMAND_expert_glu: {
         cf_op_expert_glu op = *(const cf_op_expert_glu *)(const void *)c->op;

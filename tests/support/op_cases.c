@@ -1,5 +1,5 @@
 /* Seeded op cases: see op_cases.h. Those of the experts are in
- * op_cases_moe.c, the runner in op_run.c. */
+ * op_cases_moe.c, those of attention with a state in op_cases_state.c, the runner in op_run.c. */
 #include "tests/support/op_build.h"
 
 #include <stdio.h>
@@ -471,6 +471,10 @@ static const struct family families[] = {
     {OP_expert_down, 0, &op_expert_count, op_build_expert_down},
     {OP_combine, 0, &op_combine_count, op_build_combine},
     {OP_get_rows, TABLE_COLS *CF_FORMAT_PLAIN *OP_ROW_COUNTS + 1, NULL, build_get_rows},
+    {OP_conv, 0, &op_conv_count, op_build_conv},
+    {OP_state_gates, 0, &op_state_gates_count, op_build_state_gates},
+    {OP_attn_state, 0, &op_attn_state_count, op_build_attn_state},
+    {OP_gate, 0, &op_gate_count, op_build_gate},
 };
 enum { FAMILIES = sizeof families / sizeof families[0] };
 _Static_assert((int)FAMILIES == (int)OP_KINDS, "every op has cases");

@@ -33,6 +33,10 @@ uint32_t op_case_rows(const op_case *c)
         return c->op.route.n_rows;
     case OP_combine:
         return c->op.combine.n_rows;
+    case OP_state_gates:
+        return c->op.state_gates.n_rows;
+    case OP_gate:
+        return c->op.gate.n_rows;
     case OP_get_rows:
         return op_case_array(c, &c->op.get_rows.ids) ? c->op.get_rows.n_rows : 0;
     default:
@@ -115,6 +119,20 @@ static void rows_select(op_case *c, uint32_t begin, uint32_t n)
         span_advance(&c->op.get_rows.ids, b);
         span_advance(&c->op.get_rows.y, b * c->op.get_rows.y_stride);
         c->op.get_rows.n_rows = n;
+        break;
+    case OP_state_gates: {
+        cf_op_state_gates *op = &c->op.state_gates;
+        span_advance(&op->a, b * op->stride);
+        span_advance(&op->b, b * op->stride);
+        span_advance(&op->decay, b * op->n_heads);
+        span_advance(&op->beta, b * op->n_heads);
+        op->n_rows = n;
+        break;
+    }
+    case OP_gate:
+        span_advance(&c->op.gate.g, b * c->op.gate.g_stride);
+        span_advance(&c->op.gate.y, b * c->op.gate.y_stride);
+        c->op.gate.n_rows = n;
         break;
     default:
         cf_assert_failed("an op that can be split", __FILE__, __LINE__);

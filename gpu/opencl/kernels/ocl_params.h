@@ -175,4 +175,28 @@ typedef struct ocl_get_rows_params {
     ocl_u32 cols, y_stride, has_ids;
     float scale;
 } ocl_get_rows_params;
+
+/* run_units: of each run. */
+typedef struct ocl_conv_params {
+    ocl_u64 units, run_units, x, y, state, runs;
+    ocl_vector w;
+    ocl_u32 n_channels, width, n_taps, x_stride, x_head_stride, y_stride, state_stride, silu;
+} ocl_conv_params;
+
+typedef struct ocl_state_gates_params {
+    ocl_u64 units, a, b, decay, beta;
+    ocl_vector a_log, dt_bias;
+    ocl_u32 n_heads, stride, group, group_stride;
+} ocl_state_gates_params;
+
+typedef struct ocl_attn_state_params {
+    ocl_u64 units, q, k, v, decay, beta, y, state, runs;
+    ocl_u32 n_heads, per_k_head, d_k, d_v, stride, k_head_stride, v_head_stride, decay_stride;
+    ocl_u32 delta, unused;
+} ocl_attn_state_params;
+
+typedef struct ocl_gate_params {
+    ocl_u64 units, g, y;
+    ocl_u32 n_heads, width, g_stride, g_head_stride, y_stride, y_head_stride, silu, unused;
+} ocl_gate_params;
 #endif

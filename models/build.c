@@ -64,8 +64,9 @@ static int weight_add(cf_build *b, cf_wid *out, int flags, uint32_t first, uint3
     int rc = list_grow(&m->weights, m->n_weights, sizeof *m->weights, err);
     if (rc < 0)
         return rc;
-    uint64_t shape[2] = {total ? total : cols, cols};
-    uint32_t n_dims = total ? 2 : 1;
+    bool conv = flags & CF_BIND_CONV;
+    uint64_t shape[3] = {total ? total : cols, conv ? 1 : cols, cols};
+    uint32_t n_dims = conv ? 3 : total ? 2 : 1;
     cf_weight_def w = {.name = "", .dtype = CF_BF16, .rows = rows ? rows : 1, .cols = cols,
                        .must_be_finite = (flags & CF_BIND_FINITE) != 0};
     if (m->cat) {
@@ -76,6 +77,9 @@ static int weight_add(cf_build *b, cf_wid *out, int flags, uint32_t first, uint3
         w.name = s.codes->name;
         w.dtype = s.dtype;
         w.scale = s.scale;
+        if (conv && cf_formats[w.dtype].block_values != 1)
+            return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has dtype %s; known: F32 F16 BF16",
+                           m->dir, name, cf_format_name(w.dtype));
     } else if ((rc = expected_add(b, name, flags, shape, n_dims, err)) < 0) {
         return rc;
     }
@@ -316,6 +320,30 @@ int cf_build_buf(cf_build *b, const char *name, uint32_t width, cf_bufid *out, c
         return rc;
     m->bufs[m->n_bufs] = (cf_buf_def){.name = name, .width = width};
     *out = (cf_bufid)m->n_bufs++;
+    return 0;
+}
+
+int cf_build_state(cf_build *b, uint32_t rows, uint32_t width, uint32_t *out, cf_err *err)
+{
+    cf_model *m = b->model;
+    int rc = list_grow(&m->states, m->n_states, sizeof *m->states, err);
+    if (rc < 0)
+        return rc;
+    *out = m->n_states;
+    m->states[m->n_states++] = (cf_state_def){.rows = rows, .width = width};
+    return 0;
+}
+
+int cf_build_constants(cf_build *b, const float *values, uint32_t n, uint32_t *out, cf_err *err)
+{
+    cf_model *m = b->model;
+    *out = m->n_constants;
+    for (uint32_t i = 0; i < n; i++) {
+        int rc = list_grow(&m->constants, m->n_constants, sizeof *m->constants, err);
+        if (rc < 0)
+            return rc;
+        m->constants[m->n_constants++] = values[i];
+    }
     return 0;
 }
 

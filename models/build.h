@@ -62,7 +62,8 @@ enum {
     CF_BIND_F32 = 1,    /* listed as float32 (routers) */
     CF_BIND_FINITE = 2, /* checked for NaN and infinity when loaded */
     CF_BIND_NORM = 4,
-    CF_BIND_BIAS = 8
+    CF_BIND_BIAS = 8,
+    CF_BIND_CONV = 16 /* a depthwise convolution: stored as [rows, 1, cols], single values */
 };
 
 /* A resident matrix [rows, cols], or a vector [cols] when rows is 0. */
@@ -107,6 +108,10 @@ int cf_build_wrapped(cf_build *b, int (*build)(cf_build *b, cf_err *err), cf_err
 int cf_build_moe(cf_build *b, uint32_t layer, uint32_t experts, uint32_t zero_experts,
                  uint32_t top_k, uint32_t hidden, uint32_t ffn, uint32_t *index, cf_err *err);
 int cf_build_buf(cf_build *b, const char *name, uint32_t width, cf_bufid *out, cf_err *err);
+/* A recurrent state of rows x width floats a session. */
+int cf_build_state(cf_build *b, uint32_t rows, uint32_t width, uint32_t *out, cf_err *err);
+/* n numbers that no tensor holds; *out: of the first. */
+int cf_build_constants(cf_build *b, const float *values, uint32_t n, uint32_t *out, cf_err *err);
 /* Appends a step; the caller fills its union through *out before the next append. Optional weights
  * start absent, scales at 1. */
 int cf_build_step(cf_build *b, cf_step_kind kind, uint32_t layer, cf_bufid src, cf_bufid dst,

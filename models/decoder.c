@@ -11,7 +11,8 @@ enum { MAX_NAME = 256 };
 struct build {
     cf_build *b;
     const cf_decoder *d;
-    cf_bufid x, n, t, y, z, g, u, q, k, v, o, logits, gate;
+    cf_bufid x, n, t, y, z, g, u, q, k, v, o, q_gate, logits, gate;
+    uint32_t kv_layers; /* that have a place in the cache so far */
     cf_latent latent;
     uint32_t rope_def;
     float score_scale;
@@ -73,6 +74,14 @@ static bool is_beyond(const cf_build *b, const char *name)
 void cf_skip_layers_beyond(cf_build *b)
 {
     cf_skip_tensors(b, is_beyond, "multi-token-prediction layers");
+}
+
+void cf_decoder_names_shared_switched(cf_decoder_names *n)
+{
+    n->shared_gate = "model.layers.%u.mlp.shared_expert.gate_proj";
+    n->shared_up = "model.layers.%u.mlp.shared_expert.up_proj";
+    n->shared_down = "model.layers.%u.mlp.shared_expert.down_proj";
+    n->shared_switch = "model.layers.%u.mlp.shared_expert_gate.weight";
 }
 
 int cf_decoder_read(cf_build *b, cf_decoder *d, cf_err *err)
@@ -144,16 +153,26 @@ static int step_norm(struct build *k, uint32_t layer, const char *format, cf_buf
     s->u.norm.bias = bias;
     s->u.norm.kind = k->d->norm;
     s->u.norm.eps = (float)k->d->eps;
+    s->u.norm.unit_offset = k->d->norm_unit_offset;
     return 0;
 fail:
     return rc;
 }
 
 /* y, normed again where the family does so, joins the residual stream. */
-static int sublayer_join(struct build *k, uint32_t layer, const char *post_norm, cf_err *err)
+static int sublayer_join(struct build *k, uint32_t layer, bool ffn, const char *post_norm,
+                         cf_err *err)
 {
     int rc;
+    cf_step *s;
     cf_bufid src = k->y;
+    if (k->d->residual) {
+        double alpha, beta;
+        k->d->residual(k->d, layer, ffn, &alpha, &beta);
+        CF_TRY(cf_build_step(k->b, CF_STEP_SCALE, layer, k->x, k->x, &s, err));
+        s->u.scale.scale = (float)alpha;
+        return step_add(k, layer, src, beta, err);
+    }
     if (post_norm) {
         CF_TRY(step_norm(k, layer, post_norm, k->y, k->z, err));
         src = k->z;
@@ -185,7 +204,8 @@ static int qkv_bind(struct build *k, uint32_t layer, cf_attn_def *a, cf_err *err
     const cf_decoder_names *n = &d->names;
     uint32_t q = d->heads * d->head, kv = d->kv_heads * d->head, all = q + 2 * kv;
     if (!n->qkv) {
-        CF_TRY(projection_bind(k, n->q, layer, q, d->hidden, d->qkv_bias, &a->q, &a->q_bias, err));
+        uint32_t q_rows = d->attn_gated ? 2 * q : q;
+        CF_TRY(projection_bind(k, n->q, layer, q_rows, d->hidden, d->qkv_bias, &a->q, &a->q_bias, err));
         CF_TRY(projection_bind(k, n->k, layer, kv, d->hidden, d->qkv_bias, &a->k, &a->k_bias, err));
         return projection_bind(k, n->v, layer, kv, d->hidden, d->qkv_bias, &a->v, &a->v_bias, err);
     }
@@ -209,10 +229,12 @@ static int grouped_attention(struct build *k, uint32_t layer, cf_err *err)
     cf_attn_def a = {.heads = d->heads, .kv_heads = d->kv_heads, .head = d->head, .qk = d->qk,
                      .norm_eps = (float)(d->qk_eps > 0 ? d->qk_eps : d->eps),
                      .scale = (float)(scale * (double)k->score_scale), .cap = (float)d->attn_cap,
-                     .clip = (float)d->clip, .rope_def = k->rope_def, .k_slot = 2 * layer,
-                     .v_slot = 2 * layer + 1, .q_norm = CF_NO_WEIGHT, .k_norm = CF_NO_WEIGHT,
+                     .clip = (float)d->clip, .rope_def = k->rope_def, .k_slot = 2 * k->kv_layers,
+                     .v_slot = 2 * k->kv_layers + 1, .q_norm = CF_NO_WEIGHT, .k_norm = CF_NO_WEIGHT,
                      .sinks = CF_NO_WEIGHT, .q_buf = k->q, .k_buf = k->k, .v_buf = k->v,
-                     .o_buf = k->o};
+                     .o_buf = k->o, .gated = d->attn_gated, .gate_buf = k->q_gate,
+                     .qk_unit_offset = d->norm_unit_offset};
+    k->kv_layers++;
     CF_TRY(qkv_bind(k, layer, &a, err));
     CF_TRY(projection_bind(k, d->names.out, layer, d->hidden, d->heads * d->head, d->out_bias,
                            &a.out, &a.out_bias, err));
@@ -240,6 +262,11 @@ fail:
 
 static int attention(struct build *k, uint32_t layer, cf_err *err)
 {
+    if (k->d->mixer) {
+        int rc = k->d->mixer(k->b, k->d, layer, k->n, k->y, err);
+        if (rc != 0)
+            return rc < 0 ? rc : 0;
+    }
     if (!k->d->rank_kv)
         return grouped_attention(k, layer, err);
     char prefix[MAX_NAME];
@@ -480,7 +507,7 @@ static int layer_build(struct build *k, uint32_t layer, cf_err *err)
     const cf_decoder_names *n = &d->names;
     CF_TRY(step_norm(k, layer, n->attn_norm, k->x, k->n, err));
     CF_TRY(attention(k, layer, err));
-    CF_TRY(sublayer_join(k, layer, n->attn_post_norm, err));
+    CF_TRY(sublayer_join(k, layer, false, n->attn_post_norm, err));
     if (!d->is_moe || d->is_moe(d, layer)) {
         uint32_t moe;
         CF_TRY(step_norm(k, layer, n->ffn_norm, k->x, k->t, err));
@@ -496,7 +523,7 @@ static int layer_build(struct build *k, uint32_t layer, cf_err *err)
         CF_TRY(step_norm(k, layer, n->ffn_norm, k->x, k->n, err));
         CF_TRY(dense(k, layer, formats, d->dense_ffn, k->n, k->y, err));
     }
-    CF_TRY(sublayer_join(k, layer, n->ffn_post_norm, err));
+    CF_TRY(sublayer_join(k, layer, true, n->ffn_post_norm, err));
     return cf_build_step(k->b, CF_STEP_TAP, layer, k->x, k->x, &s, err);
 fail:
     return rc;
@@ -510,8 +537,11 @@ static int bufs_build(struct build *k, cf_err *err)
     const cf_decoder *d = k->d;
     uint32_t inner = d->dense_ffn > d->shared_ffn ? d->dense_ffn : d->shared_ffn;
     CF_TRY(cf_build_buf(k->b, "x", d->hidden, &k->x, err));
-    CF_TRY(cf_build_buf(k->b, "n", d->hidden, &k->n, err));
-    CF_TRY(cf_build_buf(k->b, "t", d->hidden, &k->t, err));
+    k->n = k->t = k->x; /* with such a residual, normed in place */
+    if (!d->residual) {
+        CF_TRY(cf_build_buf(k->b, "n", d->hidden, &k->n, err));
+        CF_TRY(cf_build_buf(k->b, "t", d->hidden, &k->t, err));
+    }
     CF_TRY(cf_build_buf(k->b, "y", d->hidden, &k->y, err));
     if (d->names.attn_post_norm || d->names.ffn_post_norm)
         CF_TRY(cf_build_buf(k->b, "z", d->hidden, &k->z, err));
@@ -534,6 +564,8 @@ static int bufs_build(struct build *k, cf_err *err)
     CF_TRY(cf_build_buf(k->b, "k", d->kv_heads * d->head, &k->k, err));
     CF_TRY(cf_build_buf(k->b, "v", d->kv_heads * d->head, &k->v, err));
     CF_TRY(cf_build_buf(k->b, "o", d->heads * d->head, &k->o, err));
+    if (d->attn_gated)
+        CF_TRY(cf_build_buf(k->b, "q and gates", 2 * d->heads * d->head, &k->q_gate, err));
     return 0;
 fail:
     return rc;
@@ -605,14 +637,14 @@ int cf_decoder_build(cf_build *b, cf_decoder *d, cf_err *err)
     b->config = config;
     if (rc < 0)
         return rc;
-    b->model->kv = d->rank_kv
-                       ? (cf_kv_def){.slots = d->layers, .width = d->rank_kv + d->rot, .latent = true}
-                       : (cf_kv_def){.slots = 2 * d->layers, .width = d->kv_heads * d->head};
     cf_wid embedding;
     CF_TRY(bufs_build(&k, err));
     CF_TRY(embedding_build(&k, &embedding, err));
     for (uint32_t i = 0; i < d->layers; i++)
         CF_TRY(layer_build(&k, i, err));
+    b->model->kv = d->rank_kv
+                       ? (cf_kv_def){.slots = d->layers, .width = d->rank_kv + d->rot, .latent = true}
+                       : (cf_kv_def){.slots = 2 * k.kv_layers, .width = d->kv_heads * d->head};
     return head_build(&k, embedding, err);
 fail:
     return rc;

@@ -46,7 +46,7 @@ struct cf_decoder {
     uint32_t experts, top_k;
     double eps;
     cf_norm_kind norm;
-    bool norm_bias, tied;
+    bool norm_bias, norm_unit_offset, tied; /* unit offset: norms scale by 1 + w */
     bool qkv_bias, out_bias, head_bias;
     cf_qk qk;
     double qk_eps; /* 0: eps */
@@ -67,6 +67,15 @@ struct cf_decoder {
     /* Per layer; NULL: all layers are MoE, attention is full and rotated everywhere. */
     bool (*is_moe)(const cf_decoder *d, uint32_t layer);
     void (*attn_layer)(const cf_decoder *d, uint32_t layer, cf_attn_def *attn);
+    bool attn_gated; /* q's projection holds the gates of the output */
+    /* Another kind of attention in some layers, src -> dst: returns 1 where it emitted that, 0 for
+     * the usual one. It finds what it needs through `user`. */
+    int (*mixer)(cf_build *b, const cf_decoder *d, uint32_t layer, cf_bufid src, cf_bufid dst,
+                 cf_err *err);
+    /* The residual is the normed stream, x = alpha * norm(x) + beta * sublayer(norm(x)), with these
+     * factors of a layer's attention or feed-forward. NULL: x = x + sublayer(norm(x)). */
+    void (*residual)(const cf_decoder *d, uint32_t layer, bool ffn, double *alpha, double *beta);
+    void *user;
     uint32_t first_moe, moe_step; /* for is_moe functions */
     uint32_t aux[4];              /* for attn_layer functions, like tune_scale */
     double tune_scale;
@@ -82,6 +91,8 @@ int cf_decoder_read(cf_build *b, cf_decoder *d, cf_err *err);
 /* hidden_act (silu), and sizes of the experts under the family's own keys. */
 int cf_decoder_read_experts(cf_build *b, cf_decoder *d, const char *ffn_key,
                             const char *experts_key, const char *top_k_key, cf_err *err);
+/* All of that under Mixtral's keys and names. */
+int cf_decoder_read_mixtral(cf_build *b, cf_decoder *d, cf_err *err);
 int cf_decoder_build(cf_build *b, cf_decoder *d, cf_err *err);
 
 /* The names that most checkpoints share: embedding, norms, attention, head; the q and k norms and
@@ -92,6 +103,8 @@ void cf_decoder_names_dense(cf_decoder_names *n);
 /* mlp.<part>.{gate,up,down}_proj */
 void cf_decoder_names_experts(cf_decoder_names *n);
 void cf_decoder_names_shared(cf_decoder_names *n);
+/* One shared expert behind a sigmoid. */
+void cf_decoder_names_shared_switched(cf_decoder_names *n);
 
 /* Latent attention of one sub-layer from its tensors `fmt` (over the layer and a name): appends the
  * step, src -> dst. */

@@ -4,7 +4,7 @@
  * has layer norms and biases everywhere but in its experts, and routes by sparsemixer. */
 #include "models/decoder.h"
 
-static int read_common(cf_build *b, cf_decoder *d, cf_err *err)
+int cf_decoder_read_mixtral(cf_build *b, cf_decoder *d, cf_err *err)
 {
     int rc;
     d->names = cf_decoder_common_names;
@@ -32,7 +32,7 @@ static int mixtral_build(cf_build *b, cf_err *err)
 {
     int rc;
     cf_decoder d = {.attn_layer = layer_window};
-    CF_TRY(read_common(b, &d, err));
+    CF_TRY(cf_decoder_read_mixtral(b, &d, err));
     CF_TRY(cf_config_u32_or(b, "sliding_window", 1, 1u << 30, 0, &d.aux[0], err));
     return cf_decoder_build(b, &d, err);
 fail:
@@ -44,7 +44,7 @@ static int minimax_m2_build(cf_build *b, cf_err *err)
     int rc;
     bool qk_norm, bias;
     cf_decoder d = {.qk = CF_QK_NORM_WHOLE};
-    CF_TRY(read_common(b, &d, err));
+    CF_TRY(cf_decoder_read_mixtral(b, &d, err));
     CF_TRY(cf_config_only_text(b, "scoring_func", "sigmoid", err));
     CF_TRY(cf_config_only_text(b, "qk_norm_type", "per_layer", err));
     CF_TRY(cf_config_u32_or(b, "rotary_dim", 2, d.head, d.head, &d.rot, err));
@@ -69,7 +69,7 @@ static int phimoe_build(cf_build *b, cf_err *err)
     int rc;
     double jitter;
     cf_decoder d = {.norm = CF_NORM_LAYER, .norm_bias = true, .attn_layer = layer_window};
-    CF_TRY(read_common(b, &d, err));
+    CF_TRY(cf_decoder_read_mixtral(b, &d, err));
     CF_TRY(cf_config_bool_or(b, "attention_bias", false, &d.qkv_bias, err));
     CF_TRY(cf_config_bool_or(b, "lm_head_bias", false, &d.head_bias, err));
     CF_TRY(cf_config_u32_or(b, "sliding_window", 1, 1u << 30, 0, &d.aux[0], err));

@@ -48,10 +48,7 @@ static int qwen2_build(cf_build *b, cf_err *err)
     CF_TRY(qwen_read(b, &d, err));
     CF_TRY(cf_config_bool_or(b, "qkv_bias", true, &d.qkv_bias, err));
     CF_TRY(cf_config_u32(b, "shared_expert_intermediate_size", 1, 1u << 20, &d.shared_ffn, err));
-    d.names.shared_gate = "model.layers.%u.mlp.shared_expert.gate_proj";
-    d.names.shared_up = "model.layers.%u.mlp.shared_expert.up_proj";
-    d.names.shared_down = "model.layers.%u.mlp.shared_expert.down_proj";
-    d.names.shared_switch = "model.layers.%u.mlp.shared_expert_gate.weight";
+    cf_decoder_names_shared_switched(&d.names);
     return cf_decoder_build(b, &d, err);
 fail:
     return rc;

@@ -91,10 +91,17 @@ static void exec_sizes(cf_memory_plan *p, const cf_model *model)
     b[CF_XB_RAW_ROWS] = raw;
     b[CF_XB_COS_SIN] = rows * rot * 4;
     b[CF_XB_ROW_SCALE] = rows * 4;
+    b[CF_XB_RUNS] = rows * sizeof(cf_state_run);
+    b[CF_XB_CONSTANTS] = (uint64_t)model->n_constants * sizeof(float);
     for (int i = 0; i < CF_XB_COUNT; i++)
         b[i] = cf_align_up(b[i] ? b[i] : 1, PAGE);
     p->kv_slot_bytes = cf_align_up(
         (uint64_t)p->sessions * p->ctx * cf_format_row_bytes(p->kv_dtype, model->kv.width), PAGE);
+}
+
+uint64_t cf_state_slots_bytes(const cf_memory_plan *p, const cf_state_def *state)
+{
+    return cf_align_up(2 * (uint64_t)p->sessions * cf_state_bytes(state), PAGE);
 }
 
 /* Slot and slab sizes: the largest record after alignment. */
@@ -121,7 +128,7 @@ static void shape_sizes(cf_memory_plan *p, const cf_model *model)
 
 static void vram_items(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device)
 {
-    uint64_t acts = 0, scratch = 0;
+    uint64_t acts = 0, scratch = 0, states = 0;
     for (uint32_t i = 0; i < model->n_bufs; i++)
         acts += cf_align_up((uint64_t)p->chunk * model->bufs[i].width * 4, PAGE);
     for (int i = 0; i < CF_XB_COUNT; i++)
@@ -129,6 +136,10 @@ static void vram_items(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
     item_add(p->vram, &p->n_vram, &p->vram_fixed, "resident weights",
              cf_weights_bytes(model, device->max_alloc_bytes));
     item_add(p->vram, &p->n_vram, &p->vram_fixed, "KV cache", model->kv.slots * p->kv_slot_bytes);
+    for (uint32_t i = 0; i < model->n_states; i++)
+        states += cf_state_slots_bytes(p, &model->states[i]);
+    if (states)
+        item_add(p->vram, &p->n_vram, &p->vram_fixed, "recurrent state", states);
     item_add(p->vram, &p->n_vram, &p->vram_fixed, "activations of a chunk", acts);
     item_add(p->vram, &p->n_vram, &p->vram_fixed, "expert rows and buffers of a chunk",
              scratch + device->overhead_bytes);
@@ -146,7 +157,9 @@ static void ram_items(cf_memory_plan *p, const cf_model *model, uint64_t tokeniz
     uint64_t lists = model->n_weights * sizeof *model->weights +
                      model->n_steps * sizeof *model->steps + model->n_bufs * sizeof *model->bufs +
                      model->n_tables * sizeof *model->tables + model->n_moe * sizeof *model->moe +
-                     model->n_ropes * sizeof *model->ropes;
+                     model->n_ropes * sizeof *model->ropes +
+                     model->n_states * sizeof *model->states +
+                     model->n_constants * sizeof *model->constants;
     uint64_t defs = sizeof *model + 2 * lists + model->n_weights * 2 * sizeof(cf_weight) +
                     extents * sizeof(cf_extent);
     uint64_t row = k * (sizeof(uint32_t) + sizeof(float)) +

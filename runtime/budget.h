@@ -25,6 +25,8 @@ typedef enum {
     CF_XB_RAW_ROWS,     /* rows of tables as stored: a part for each step that reads some */
     CF_XB_COS_SIN,      /* per rope [rows, n_rot / 2, 2] */
     CF_XB_ROW_SCALE,    /* a factor a row, for queries sharpened with the position */
+    CF_XB_RUNS,         /* cf_state_run [rows] */
+    CF_XB_CONSTANTS,    /* the model's */
     CF_XB_COUNT
 } cf_exec_buf;
 
@@ -58,6 +60,9 @@ typedef struct cf_memory_plan {
     uint64_t vram_min, ram_min; /* the smallest budgets that work with these settings */
     uint64_t vram_all;          /* with every expert in its slot */
 } cf_memory_plan;
+
+/* Device bytes of one of the model's states: two slots a session, what it has and what it gets. */
+uint64_t cf_state_slots_bytes(const cf_memory_plan *plan, const cf_state_def *state);
 
 /* align: of the model's files. tokenizer_bytes: host memory of the tokenizer. Refuses with the
  * smallest budget that would do. */

@@ -117,7 +117,8 @@ int cf_session_extend(cf_session *session, const int32_t *ids, uint32_t n, cf_ph
  * rewind. */
 const float *cf_session_logits(const cf_session *session);
 
-/* Forgets what is beyond `length`; returns the length reached (at most the one asked for). */
+/* Forgets what is beyond `length`; returns the length reached, at most the one asked for: 0 where a
+ * model keeps a recurrent state, which has no positions to return to. */
 uint32_t cf_session_rewind(cf_session *session, uint32_t length);
 
 /* ---- measuring ---- */

@@ -93,7 +93,8 @@ static int step_norm(cf_exec *x, const cf_step *s, cf_err *err)
                               .bias = exec_weight(x, s->u.norm.bias), .x = exec_act(x, s->src),
                               .y = exec_act(x, s->dst), .n_rows = x->n_rows, .n_heads = 1,
                               .width = w.cols, .x_stride = exec_width(x, s->src),
-                              .y_stride = exec_width(x, s->dst), .eps = s->u.norm.eps, .scale = 1});
+                              .y_stride = exec_width(x, s->dst), .eps = s->u.norm.eps, .scale = 1,
+                              .unit_offset = s->u.norm.unit_offset});
     exec_recorded(x);
     return 0;
 }
@@ -292,6 +293,10 @@ static int step_dispatch(cf_exec *x, const cf_step *s, cf_err *err)
         return exec_attn_latent(x, s, err);
     case CF_STEP_ATTN:
         return exec_attn(x, s, err);
+    case CF_STEP_ATTN_DELTA:
+        return exec_attn_delta(x, s, err);
+    case CF_STEP_ATTN_DECAY:
+        return exec_attn_decay(x, s, err);
     case CF_STEP_DENSE:
         return step_dense(x, s, err);
     case CF_STEP_GATE:
@@ -333,6 +338,7 @@ int cf_exec_run(cf_exec *x, const cf_batch *batch, const float **logits, cf_err 
     x->logits = NULL;
     x->recorded = false;
     rows_upload(x);
+    exec_runs_upload(x);
     cf_policy_chunk(x->e->policy, batch->n_rows);
     for (uint32_t i = 0; i < x->model->n_steps && rc == 0; i++) {
         if (atomic_load_explicit(&x->e->cancelled, memory_order_relaxed))
@@ -360,11 +366,13 @@ static int device_buffers_create(cf_exec *x, cf_err *err)
     static const char *const names[CF_XB_COUNT] = {
         "expert ids", "expert weights", "expert ids for the host", "expert weights for the host",
         "expert pairs", "expert inner rows", "expert rows", "logits", "hidden states", "row info",
-        "token ids", "raw rows", "rotations", "row factors"};
+        "token ids", "raw rows", "rotations", "row factors",
+        "runs of rows", "constants"};
     static const cf_buf_kind kinds[CF_XB_COUNT] = {
         CF_BUF_DEVICE, CF_BUF_DEVICE, CF_BUF_READBACK, CF_BUF_READBACK, CF_BUF_UPLOAD,
         CF_BUF_DEVICE, CF_BUF_DEVICE, CF_BUF_READBACK, CF_BUF_READBACK, CF_BUF_UPLOAD,
-        CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD};
+        CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD,
+        CF_BUF_UPLOAD};
     int rc = 0;
     const cf_memory_plan *p = &x->e->plan;
     for (uint32_t i = 0; i < x->model->n_bufs; i++) {
@@ -412,6 +420,7 @@ int cf_exec_create(cf_exec **out, cf_engine *engine, cf_err *err)
         goto fail;
     }
     CF_TRY(device_buffers_create(x, err));
+    CF_TRY(exec_states_create(x, err));
     /* One tuning serves all layers that have it. */
     for (uint32_t i = 0; i < m->n_steps; i++)
         if (m->steps[i].kind == CF_STEP_ATTN && m->steps[i].u.attn.tune_floor) {
@@ -436,6 +445,7 @@ void cf_exec_destroy(cf_exec **exec)
         cf_gpu_buf_destroy(&x->kv[i]);
     for (int i = 0; i < CF_XB_COUNT; i++)
         cf_gpu_buf_destroy(&x->xb[i]);
+    exec_states_destroy(x);
     free(x->acts);
     free(x->kv);
     free(x->chosen);

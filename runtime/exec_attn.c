@@ -3,6 +3,7 @@
  *     q, k, v = projections of src (+ biases), clamped; q and k normed and rotated as cf_qk says
  *     k and v go to the cache; attention over what each row may see; dst = out o
  *
+ * Gated: q's projection holds gates behind the queries of each head; o is multiplied by their sigmoid.
  * Queries may be sharpened with the position (tune_floor): a factor of each row, from the host. */
 #include <math.h>
 
@@ -27,15 +28,17 @@ static void clamp(cf_exec *x, cf_span span, uint32_t width, float limit)
     exec_recorded(x);
 }
 
-/* Rms norm of `heads` heads of `head` floats each, in place. */
-static void norm_heads(cf_exec *x, const cf_attn_def *a, cf_wid w, cf_span span, uint32_t heads,
-                       uint32_t head, uint32_t stride)
+/* Rms norm of `heads` heads of `head` floats each, `apart` floats apart in `from`. */
+static void norm_heads(cf_exec *x, const cf_attn_def *a, cf_wid w, cf_span from, uint32_t apart,
+                       cf_span span, uint32_t heads, uint32_t head)
 {
     cf_gpu_norm(x->gpu, CF_STREAM_COMPUTE,
-                &(cf_op_norm){.kind = CF_NORM_RMS, .w = exec_weight(x, w), .x = span, .y = span,
+                &(cf_op_norm){.kind = CF_NORM_RMS, .w = exec_weight(x, w), .x = from, .y = span,
                               .n_rows = x->n_rows, .n_heads = heads, .width = head,
-                              .x_stride = stride, .x_head_stride = head, .y_stride = stride,
-                              .y_head_stride = head, .eps = a->norm_eps, .scale = 1});
+                              .x_stride = heads * apart, .x_head_stride = apart,
+                              .y_stride = heads * head, .y_head_stride = head,
+                              .eps = a->norm_eps, .scale = 1,
+                              .unit_offset = a->qk_unit_offset});
     exec_recorded(x);
 }
 
@@ -43,9 +46,13 @@ static void norms(cf_exec *x, const cf_attn_def *a, cf_span q, cf_span k)
 {
     uint32_t q_width = a->heads * a->head, k_width = a->kv_heads * a->head;
     bool whole = a->qk == CF_QK_NORM_WHOLE;
+    uint32_t q_head = whole ? q_width : a->head, k_head = whole ? k_width : a->head;
     exec_barrier(x);
-    norm_heads(x, a, a->q_norm, q, whole ? 1 : a->heads, whole ? q_width : a->head, q_width);
-    norm_heads(x, a, a->k_norm, k, whole ? 1 : a->kv_heads, whole ? k_width : a->head, k_width);
+    if (a->gated)
+        norm_heads(x, a, a->q_norm, exec_act(x, a->gate_buf), 2 * a->head, q, a->heads, a->head);
+    else
+        norm_heads(x, a, a->q_norm, q, q_head, q, whole ? 1 : a->heads, q_head);
+    norm_heads(x, a, a->k_norm, k, k_head, k, whole ? 1 : a->kv_heads, k_head);
 }
 
 /* The factors of tune_floor for each row, through the upload buffer, and q times them. */
@@ -71,13 +78,27 @@ static void kv_store(cf_exec *x, const cf_attn_def *a, cf_span src, uint32_t slo
     exec_recorded(x);
 }
 
+/* o times the sigmoid of the gates that lie behind each head's queries. */
+static void output_gate(cf_exec *x, const cf_attn_def *a, cf_span o)
+{
+    cf_span g = exec_act(x, a->gate_buf);
+    uint64_t skip = a->head * sizeof(float);
+    exec_barrier(x);
+    cf_gpu_gate(x->gpu, CF_STREAM_COMPUTE,
+                &(cf_op_gate){.g = cf_span_sub(g, skip, g.bytes - skip), .y = o,
+                              .n_rows = x->n_rows, .n_heads = a->heads, .width = a->head,
+                              .g_stride = 2 * a->heads * a->head, .g_head_stride = 2 * a->head,
+                              .y_stride = a->heads * a->head, .y_head_stride = a->head});
+    exec_recorded(x);
+}
+
 /* q, k and v as attention wants them, k and v in the cache. */
 static void prepare(cf_exec *x, const cf_attn_def *a, cf_span src, uint32_t width)
 {
     uint32_t q_width = a->heads * a->head, k_width = a->kv_heads * a->head;
     cf_span q = exec_act(x, a->q_buf), k = exec_act(x, a->k_buf), v = exec_act(x, a->v_buf);
     exec_barrier(x);
-    project(x, a->q, a->q_bias, src, width, q);
+    project(x, a->q, a->q_bias, src, width, a->gated ? exec_act(x, a->gate_buf) : q);
     project(x, a->k, a->k_bias, src, width, k);
     project(x, a->v, a->v_bias, src, width, v);
     if (a->clip > 0) {
@@ -119,6 +140,8 @@ int exec_attn(cf_exec *x, const cf_step *s, cf_err *err)
                               .chunk = a->chunk, .scale = a->scale, .cap = a->cap,
                               .kv_dtype = x->e->plan.kv_dtype});
     exec_recorded(x);
+    if (a->gated)
+        output_gate(x, a, o);
     exec_barrier(x);
     project(x, a->out, a->out_bias, o, q_width, exec_act(x, s->dst));
     return 0;

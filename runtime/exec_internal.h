@@ -1,4 +1,5 @@
-/* Shared by the executor's files (exec.c, exec_attn.c, exec_latent.c, exec_moe.c, exec_rows.c). */
+/* Shared by the executor's files (exec.c, exec_attn.c, exec_latent.c, exec_moe.c, exec_rows.c,
+ * exec_state.c). */
 #ifndef CF_RUNTIME_EXEC_INTERNAL_H
 #define CF_RUNTIME_EXEC_INTERNAL_H
 
@@ -11,10 +12,12 @@ struct cf_exec {
     cf_gpu_buf **acts;             /* [n_bufs], each [chunk, width] */
     cf_gpu_buf *xb[CF_XB_COUNT];
     cf_gpu_buf **kv;               /* [kv.slots], each [sessions * ctx, width] */
+    cf_gpu_buf **states;           /* [n_states], each [2 * sessions] slots */
 
     /* The batch being run. */
     const cf_batch *batch;
     uint32_t n_rows;
+    uint32_t n_runs; /* sessions in it */
     bool recorded; /* work was recorded since the last barrier or wait */
     bool open;     /* ... since the last submit */
     uint64_t raw_off; /* used part of CF_XB_RAW_ROWS */
@@ -79,6 +82,12 @@ void exec_rotate(cf_exec *x, uint32_t rope_def, cf_span span, uint32_t skip, uin
 
 int exec_attn(cf_exec *x, const cf_step *s, cf_err *err);
 int exec_attn_latent(cf_exec *x, const cf_step *s, cf_err *err);
+int exec_attn_delta(cf_exec *x, const cf_step *s, cf_err *err);
+int exec_attn_decay(cf_exec *x, const cf_step *s, cf_err *err);
+/* exec_state.c: the states' buffers and the constants at create, the runs of each batch. */
+int exec_states_create(cf_exec *x, cf_err *err);
+void exec_states_destroy(cf_exec *x);
+void exec_runs_upload(cf_exec *x);
 int exec_embed(cf_exec *x, const cf_step *s, cf_err *err);
 int exec_rows(cf_exec *x, const cf_step *s, cf_err *err);
 int exec_route(cf_exec *x, const cf_step *s, cf_err *err);

@@ -19,6 +19,8 @@ void cf_model_free(cf_model **model)
     free(m->ropes);
     free(m->bufs);
     free(m->steps);
+    free(m->states);
+    free(m->constants);
     free(m->dir);
     free(m);
     *model = NULL;
@@ -45,6 +47,7 @@ const char *cf_step_name(cf_step_kind kind)
     static const char *const names[] = {
         [CF_STEP_EMBED] = "EMBED", [CF_STEP_ROWS] = "ROWS",   [CF_STEP_LINEAR] = "LINEAR",
         [CF_STEP_NORM] = "NORM",   [CF_STEP_ATTN_LATENT] = "ATTN", [CF_STEP_ATTN] = "ATTN",
+        [CF_STEP_ATTN_DELTA] = "ATTN", [CF_STEP_ATTN_DECAY] = "ATTN",
         [CF_STEP_DENSE] = "DENSE", [CF_STEP_GATE] = "GATE",
         [CF_STEP_ROUTE] = "ROUTE", [CF_STEP_EXPERTS] = "EXPERTS", [CF_STEP_ADD] = "ADD",
         [CF_STEP_SCALE] = "SCALE", [CF_STEP_TAP] = "TAP",     [CF_STEP_HEAD] = "HEAD"};
@@ -74,6 +77,11 @@ uint64_t cf_model_resident_bytes(const cf_model *model)
     for (uint32_t i = 0; i < model->n_weights; i++)
         sum += cf_weight_def_bytes(&model->weights[i]);
     return sum;
+}
+
+uint64_t cf_state_bytes(const cf_state_def *state)
+{
+    return (uint64_t)state->rows * state->width * sizeof(float);
 }
 
 uint64_t cf_moe_record_bytes(const cf_moe_def *moe)
@@ -109,6 +117,13 @@ uint32_t cf_step_weights(const cf_step *s, cf_wid out[CF_STEP_WEIGHTS])
         ADD(s->u.attn.q_bias), ADD(s->u.attn.k_bias), ADD(s->u.attn.v_bias);
         ADD(s->u.attn.out_bias), ADD(s->u.attn.q_norm), ADD(s->u.attn.k_norm);
         ADD(s->u.attn.sinks);
+        break;
+    case CF_STEP_ATTN_DELTA:
+        ADD(s->u.delta.in), ADD(s->u.delta.gates), ADD(s->u.delta.conv), ADD(s->u.delta.a_log);
+        ADD(s->u.delta.dt_bias), ADD(s->u.delta.norm), ADD(s->u.delta.out);
+        break;
+    case CF_STEP_ATTN_DECAY:
+        ADD(s->u.decay.qkv), ADD(s->u.decay.gate), ADD(s->u.decay.norm), ADD(s->u.decay.out);
         break;
     case CF_STEP_DENSE:
         ADD(s->u.dense.gate), ADD(s->u.dense.up), ADD(s->u.dense.down);

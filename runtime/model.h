@@ -129,6 +129,8 @@ typedef enum {
     CF_STEP_NORM,        /* dst = norm of src */
     CF_STEP_ATTN_LATENT, /* dst = multi-head latent attention of src, absorbed form */
     CF_STEP_ATTN,        /* dst = grouped-query attention of src */
+    CF_STEP_ATTN_DELTA,  /* dst = gated delta-rule attention of src, over a recurrent state */
+    CF_STEP_ATTN_DECAY,  /* dst = linear attention of src with a fixed decay, likewise */
     CF_STEP_DENSE,       /* dst = down(act(gate src) * up src) */
     CF_STEP_GATE,        /* dst = dst * sigmoid(W src), one W row for all of dst */
     CF_STEP_ROUTE,       /* choose experts from src: ids go to the host, reads may start */
@@ -172,8 +174,35 @@ typedef struct cf_attn_def {
     uint32_t tune_floor;        /* > 0: q *= 1 + tune_scale * ln(1 + floor((pos + 1) / floor)) */
     float tune_scale;
     uint32_t k_slot, v_slot; /* of the KV cache */
+    bool qk_unit_offset;     /* the norms of q and k scale by 1 + w */
+    bool gated;              /* q's rows are, head by head, queries, then gates of the output */
     cf_bufid q_buf, k_buf, v_buf, o_buf;
+    cf_bufid gate_buf; /* gated only: queries and gates as projected */
 } cf_attn_def;
+
+/* Gated delta-rule attention (arXiv 2412.06464): projections, a short convolution, l2-normed queries
+ * and keys, the state, and a norm of each head whose result a projection of src gates by silu. */
+typedef struct cf_attn_delta_def {
+    cf_wid in;                          /* key head by key head: q, k, values, gates */
+    cf_wid gates;                       /* key head by key head: beta, decay */
+    cf_wid conv, a_log, dt_bias, norm, out; /* conv: channels q, then k, then v */
+    uint32_t k_heads, heads, d_k, d_v, taps;
+    float norm_eps, l2_eps;
+    uint32_t conv_state, state; /* of the model's states */
+    cf_bufid in_buf, gates_buf, conv_buf, decay_buf, beta_buf, o_buf;
+} cf_attn_delta_def;
+
+/* Linear attention with one decay per head (arXiv 2401.04658): silu of a projection, the state, a
+ * norm over all heads, gated by the sigmoid of a projection of src. */
+typedef struct cf_attn_decay_def {
+    cf_wid qkv; /* head by head: q, k, v */
+    cf_wid gate, norm, out;
+    uint32_t heads, head;
+    float norm_eps;
+    uint32_t decay; /* of the model's constants: one for each head */
+    uint32_t state; /* of the model's states */
+    cf_bufid qkv_buf, gate_buf, o_buf;
+} cf_attn_decay_def;
 
 typedef struct cf_route_def {
     cf_wid classifier, bias; /* bias: of the selection; CF_NO_WEIGHT: none */
@@ -196,9 +225,11 @@ typedef struct cf_step {
         struct { uint32_t table; cf_wid resident; float scale; } embed; /* resident wins */
         struct { uint32_t first_table, n_tables; } rows;
         struct { cf_wid w; uint32_t src_col; float scale; bool accumulate; } linear;
-        struct { cf_wid w, bias; cf_norm_kind kind; float eps; } norm;
+        struct { cf_wid w, bias; cf_norm_kind kind; float eps; bool unit_offset; } norm;
         cf_attn_latent_def latent;
         cf_attn_def attn;
+        cf_attn_delta_def delta;
+        cf_attn_decay_def decay;
         struct { cf_wid gate, up, down; cf_bufid g, u; uint32_t ffn; cf_act_params act; } dense;
         struct { cf_wid w; cf_bufid g; } gate;
         cf_route_def route;
@@ -214,6 +245,12 @@ typedef struct cf_kv_def {
     uint32_t slots, width;
     bool latent; /* f32 by default: an f16 latent is known to hurt */
 } cf_kv_def;
+
+/* What a session carries from batch to batch in place of a cache: `rows` rows of `width` floats. It
+ * cannot be taken back by positions: a session with states rewinds to its beginning only. */
+typedef struct cf_state_def {
+    uint32_t rows, width;
+} cf_state_def;
 
 typedef struct cf_model {
     cf_spec spec;
@@ -232,6 +269,10 @@ typedef struct cf_model {
     cf_step *steps;
     uint32_t n_steps;
     cf_kv_def kv;
+    cf_state_def *states;
+    uint32_t n_states;
+    float *constants; /* numbers that steps need on the device and no tensor holds */
+    uint32_t n_constants;
     /* Recognised and left out: e.g. a multi-token-prediction module. */
     uint32_t n_skipped;
     uint64_t skipped_bytes;
@@ -251,6 +292,7 @@ uint64_t cf_weight_def_bytes(const cf_weight_def *w);  /* with them */
 /* Scales of a matrix [rows, cols]; 0 where it has none. */
 uint64_t cf_scale_def_bytes(const cf_scale_def *s, uint64_t rows, uint64_t cols);
 uint64_t cf_model_resident_bytes(const cf_model *model); /* stored bytes, unaligned */
-uint64_t cf_moe_record_bytes(const cf_moe_def *moe);     /* all of it */
+uint64_t cf_state_bytes(const cf_state_def *state); /* of one session, once */
+uint64_t cf_moe_record_bytes(const cf_moe_def *moe); /* all of it */
 
 #endif

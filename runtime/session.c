@@ -50,9 +50,10 @@ const float *cf_session_logits(const cf_session *session)
 uint32_t cf_session_rewind(cf_session *session, uint32_t length)
 {
     session->logits = NULL;
-    /* A latent cache keeps every position by itself: any length can be returned to. */
+    /* A cache keeps every position by itself: any length can be returned to. A recurrent state has
+     * no positions: what is before its end can only be computed again from the beginning. */
     if (length < session->length)
-        session->length = length;
+        session->length = session->engine->model->n_states ? 0 : length;
     return session->length;
 }
 
@@ -85,8 +86,10 @@ static int chunk_run(cf_session *s, uint32_t n, cf_phase phase, const cf_outputs
         e->counters.prefill_ns += ns;
         e->counters.prompt_tokens += rc < 0 ? 0 : n;
     }
-    if (rc == 0)
+    if (rc == 0) {
         s->length += n;
+        s->turn ^= 1; /* a chunk that failed leaves the old state in force */
+    }
     return rc;
 }
 

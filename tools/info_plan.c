@@ -106,6 +106,15 @@ static void step_describe(const cf_model *m, const cf_step *s, line *l)
         if (s->u.attn.chunk)
             line_add(l, ", chunk %u", s->u.attn.chunk);
         return;
+    case CF_STEP_ATTN_DELTA:
+        line_add(l, "delta rule, %u heads, state %u x %u each, keys of %u heads, %u taps",
+                 s->u.delta.heads, s->u.delta.d_k, s->u.delta.d_v, s->u.delta.k_heads,
+                 s->u.delta.taps);
+        return;
+    case CF_STEP_ATTN_DECAY:
+        line_add(l, "linear, %u heads, state %u x %u each", s->u.decay.heads, s->u.decay.head,
+                 s->u.decay.head);
+        return;
     case CF_STEP_DENSE:
         line_weight(l, m, "gate, up", s->u.dense.gate);
         line_weight(l, m, "down", s->u.dense.down);

@@ -183,6 +183,13 @@ static const struct row {
      DECODER("DeepseekForCausalLM", "102400", "2048", "28", "16", "16",
              DEEPSEEK("10944", "1408", "64", "2", "6", "1")),
      6, 27, 64, 16.38, 2.62, 8.65, 1.43},
+    {"Qwen3-Next-80B-A3B",
+     DECODER("Qwen3NextForCausalLM", "151936", "2048", "48", "16", "2",
+             QWEN("512", "512", "10") ",\"head_dim\":256,\"shared_expert_intermediate_size\":512,"
+             "\"full_attention_interval\":4,\"linear_num_key_heads\":16,"
+             "\"linear_num_value_heads\":32,\"linear_key_head_dim\":128,"
+             "\"linear_value_head_dim\":128,\"linear_conv_kernel_dim\":4"),
+     10, 48, 512, 79.67, 3.56, 3.15, 2.37},
     {"MiniCPM-MoE-8x2B",
      DECODER("MiniCPMForCausalLM", "122753", "2304", "40", "36", "36",
              "\"intermediate_size\":5760,\"num_experts\":8,\"num_experts_per_tok\":2,"

@@ -31,6 +31,7 @@ static const char *const checkpoints[] = {
     "tests/fixtures/models/llama4_maverick",
     "tests/fixtures/models/gpt_oss",
     "tests/fixtures/models/phimoe",
+    "tests/fixtures/models/qwen3_next",
 };
 
 static const char *device; /* "ref", "vulkan:0", ... */

@@ -82,6 +82,7 @@ static void every_family_has_a_fixture(void)
 #define GPT_OSS(layers, experts)                                                                    \
     DECODER("GptOssForCausalLM", "201088", "2880", layers, "64", "8",                              \
             "\"head_dim\":64," MIXTRAL("2880", experts, "4"))
+#define EIGHT_LAYERS "0,0,0,0,0,0,0,1,"
 #define LLAMA4(experts, step)                                                                      \
     "{\"architectures\":[\"Llama4ForConditionalGeneration\"],\"text_config\":{" ENDS               \
     "\"vocab_size\":202048,\"hidden_size\":5120,\"num_hidden_layers\":48,"                         \
@@ -190,6 +191,12 @@ static const struct row {
              "\"linear_num_value_heads\":32,\"linear_key_head_dim\":128,"
              "\"linear_value_head_dim\":128,\"linear_conv_kernel_dim\":4"),
      10, 48, 512, 79.67, 3.56, 3.15, 2.37},
+    {"MiniMax-Text-01",
+     DECODER("MiniMaxText01ForCausalLM", "200064", "6144", "80", "64", "8",
+             MIXTRAL("9216", "32", "2") ",\"head_dim\":128,\"rotary_dim\":64,"
+             "\"attn_type_list\":[" EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS
+             EIGHT_LAYERS "0,0,0,0,0,0,0,1]"),
+     2, 80, 32, 456.1, 47.17, 169.87, 21.22},
     {"MiniCPM-MoE-8x2B",
      DECODER("MiniCPMForCausalLM", "122753", "2304", "40", "36", "36",
              "\"intermediate_size\":5760,\"num_experts\":8,\"num_experts_per_tok\":2,"

@@ -32,6 +32,7 @@ static const char *const checkpoints[] = {
     "tests/fixtures/models/gpt_oss",
     "tests/fixtures/models/phimoe",
     "tests/fixtures/models/qwen3_next",
+    "tests/fixtures/models/minimax",
 };
 
 static const char *device; /* "ref", "vulkan:0", ... */

@@ -6,7 +6,8 @@
 #include "tests/check.h"
 #include "tests/support/oracle.h"
 
-static const char *const checkpoints[] = {"tests/fixtures/models/qwen3_next"};
+static const char *const checkpoints[] = {"tests/fixtures/models/qwen3_next",
+                                          "tests/fixtures/models/minimax"};
 enum { PROMPT = 23, SESSIONS = 2 };
 
 static cf_engine *e;

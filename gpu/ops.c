@@ -264,6 +264,11 @@ void cf_gpu_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *
     const cf_span spans[4] = {op->q_lat, op->q_rope, op->cache, op->rows};
     for (int i = 0; i < 4; i++)
         apart(spans[i], in[i], op->y, y);
+    if (op->cells.buf) {
+        cf_assert(op->n_select > 0);
+        cf_range cells = touch_flat(&c, op->cells, op->n_rows, op->n_select, CF_ACCESS_READ);
+        apart(op->cells, cells, op->y, y);
+    }
     gpu->fns->attn_latent(gpu, stream, op);
 }
 
@@ -620,4 +625,41 @@ void cf_gpu_gate(cf_gpu *gpu, cf_stream stream, const cf_op_gate *op)
                              op->y_head_stride, CF_ACCESS_WRITE);
     apart(op->g, g, op->y, y);
     gpu->fns->gate(gpu, stream, op);
+}
+
+/* ---- index ---- */
+
+void cf_gpu_index_score(cf_gpu *gpu, cf_stream stream, const cf_op_index_score *op)
+{
+    struct call c = call_begin(gpu, stream, "index_score");
+    kv_dtype_assert(op->kv_dtype);
+    cf_assert(op->d > 0 && op->n_heads > 0 && op->k.off % 4 == 0);
+    cf_assert(op->k.bytes >= cf_format_row_bytes(op->kv_dtype, op->d));
+    const cf_span in[4] = {op->q, op->w, op->k, op->rows};
+    cf_range r[4] = {
+        touch_rows(&c, op->q, op->n_rows, (uint64_t)op->n_heads * op->d, op->q_stride,
+                   CF_ACCESS_READ),
+        touch_rows(&c, op->w, op->n_rows, op->n_heads, op->w_stride, CF_ACCESS_READ),
+        touch(&c, op->k, cf_range_plain(0, op->k.bytes), CF_ACCESS_READ),
+        touch_flat(&c, op->rows, op->n_rows, 4, CF_ACCESS_READ),
+    };
+    cf_range scores = touch_rows(&c, op->scores, op->n_rows, op->max_cells, op->score_stride,
+                                 CF_ACCESS_WRITE);
+    for (int i = 0; i < 4; i++)
+        apart(in[i], r[i], op->scores, scores);
+    gpu->fns->index_score(gpu, stream, op);
+}
+
+void cf_gpu_index_select(cf_gpu *gpu, cf_stream stream, const cf_op_index_select *op)
+{
+    struct call c = call_begin(gpu, stream, "index_select");
+    cf_assert(op->k > 0);
+    const cf_span in[2] = {op->scores, op->rows};
+    cf_range r[2] = {touch_rows(&c, op->scores, op->n_rows, op->max_cells, op->score_stride,
+                                CF_ACCESS_READ),
+                     touch_flat(&c, op->rows, op->n_rows, 4, CF_ACCESS_READ)};
+    cf_range cells = touch_flat(&c, op->cells, op->n_rows, op->k, CF_ACCESS_WRITE);
+    for (int i = 0; i < 2; i++)
+        apart(in[i], r[i], op->cells, cells);
+    gpu->fns->index_select(gpu, stream, op);
 }

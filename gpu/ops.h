@@ -119,10 +119,12 @@ typedef struct cf_op_kv_store {
  *   s_c = scale * (q_lat[r, h] . latent_c + q_rope[r, h] . rope_c),  p = softmax(s)
  *   y[r, h, i] = sum_c p_c latent_c[i]
  * q_lat and y: [n_rows, n_heads, rank] contiguous. q_rope: at q_rope + r * q_stride +
- * h * q_head_stride. No buffer quadratic in the context is used. */
+ * h * q_head_stride. No buffer quadratic in the context is used.
+ * With `cells` (as cf_op_index_select leaves them, k = n_select; buf NULL: without) row r sees the
+ * first min(n_select, n_cells) entries of cells[r] in place of all its cells. */
 typedef struct cf_op_attn_latent {
-    cf_span q_lat, q_rope, cache, rows, y;
-    uint32_t n_rows, n_heads, rank, n_rope, q_stride, q_head_stride;
+    cf_span q_lat, q_rope, cache, rows, y, cells;
+    uint32_t n_rows, n_heads, rank, n_rope, q_stride, q_head_stride, n_select;
     float scale;
     cf_format kv_dtype;
 } cf_op_attn_latent;

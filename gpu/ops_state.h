@@ -1,5 +1,6 @@
-/* Ops of attention that keeps a state of fixed size instead of a cache: part of gpu/ops.h, which
- * includes this and says what holds for all ops. Defined by gpu/ref/ref_state.c. */
+/* Ops of attention that keeps a state of fixed size instead of a cache, or that looks at a choice
+ * of cells: part of gpu/ops.h, which includes this and says what holds for all ops. Defined by
+ * gpu/ref/ref_state.c and ref_index.c. */
 #ifndef CF_GPU_OPS_STATE_H
 #define CF_GPU_OPS_STATE_H
 
@@ -55,10 +56,31 @@ typedef struct cf_op_gate {
     bool silu;
 } cf_op_gate;
 
+/* How much each cell matters to each row (DeepSeek-V3.2's lightning indexer, arXiv 2512.02556):
+ *   scores[r, i] = scale * sum_h w[r, h] * max(q[r, h] . k[first_cell + i], 0),  i < n_cells of
+ * rows[r] k: [cells, d] in kv_dtype. Rows of q are q_stride apart, heads d; w and scores by their
+ * strides. No row has more than max_cells cells; of a row of scores n_cells are written. */
+typedef struct cf_op_index_score {
+    cf_span q, w, k, rows, scores;
+    uint32_t n_rows, n_heads, d, max_cells, q_stride, w_stride, score_stride;
+    float scale;
+    cf_format kv_dtype;
+} cf_op_index_score;
+
+/* cells[r]: of the cells of rows[r] the min(k, n_cells) with the largest scores, ties to the lower
+ * one, ascending, as cells of the cache; uint32 [n_rows, k], of which so many are written. A NaN
+ * counts as -infinity. */
+typedef struct cf_op_index_select {
+    cf_span scores, rows, cells;
+    uint32_t n_rows, k, max_cells, score_stride;
+} cf_op_index_select;
+
 #define CF_GPU_STATE_OPS(X)                                                                        \
     X(conv)                                                                                        \
     X(state_gates)                                                                                 \
     X(attn_state)                                                                                  \
-    X(gate)
+    X(gate)                                                                                        \
+    X(index_score)                                                                                 \
+    X(index_select)
 
 #endif

@@ -144,4 +144,47 @@ static void define_gate(const op_case *c, struct expect *e)
             }
 }
 
+static void define_index_score(const op_case *c, struct expect *e)
+{
+    const cf_op_index_score *op = &c->op.index_score;
+    double *k = decoded(c, &op->k, op->kv_dtype);
+    const cf_row_info *rows = (const cf_row_info *)(const void *)uints(c, &op->rows);
+    for (uint32_t r = 0; r < op->n_rows; r++)
+        for (uint64_t i = 0; i < rows[r].n_cells; i++) {
+            double sum = 0, mag = 0;
+            for (uint64_t h = 0; h < op->n_heads; h++) {
+                const float *q = floats(c, &op->q) + r * (uint64_t)op->q_stride + h * op->d;
+                double w = (double)floats(c, &op->w)[r * (uint64_t)op->w_stride + h];
+                struct sum s = dot(k + (rows[r].first_cell + i) * op->d, q, op->d);
+                sum += w * fmax(s.value, 0);
+                mag += fabs(w) * s.mag;
+            }
+            double scale = (double)op->scale;
+            put(e, c, &op->scores, r * (uint64_t)op->score_stride + i, scale * sum, scale * mag);
+        }
+    free(k);
+}
+
+/* A cell is chosen when fewer than k others go before it. */
+static void define_index_select(const op_case *c, struct expect *e)
+{
+    const cf_op_index_select *op = &c->op.index_select;
+    const cf_row_info *rows = (const cf_row_info *)(const void *)uints(c, &op->rows);
+    e->tolerance = 0;
+    for (uint32_t r = 0; r < op->n_rows; r++) {
+        const float *s = floats(c, &op->scores) + r * (uint64_t)op->score_stride;
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < rows[r].n_cells; i++) {
+            uint32_t better = 0;
+            double mine = isnan(s[i]) ? -INFINITY : (double)s[i];
+            for (uint32_t j = 0; j < rows[r].n_cells && better < op->k; j++) {
+                double other = isnan(s[j]) ? -INFINITY : (double)s[j];
+                better += other > mine || (other == mine && j < i);
+            }
+            if (better < op->k)
+                put(e, c, &op->cells, (uint64_t)r * op->k + n++, rows[r].first_cell + i, 0);
+        }
+    }
+}
+
 #endif

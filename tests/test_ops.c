@@ -281,24 +281,31 @@ static void define_attn_latent(const op_case *c, struct expect *e)
             const float *ql = floats(c, &op->q_lat) + ((uint64_t)r * op->n_heads + h) * op->rank;
             const float *qr = floats(c, &op->q_rope) + (uint64_t)r * op->q_stride +
                               (uint64_t)h * op->q_head_stride;
-            const double *cells = cache + rows[r].first_cell * width;
+            const uint32_t *list = uints(c, &op->cells);
+            uint32_t n = rows[r].n_cells;
+            if (list) {
+                list += (uint64_t)r * op->n_select;
+                n = n < op->n_select ? n : op->n_select;
+            }
             double max = -INFINITY, total = 0, spread = 0;
-            score = realloc(score, rows[r].n_cells * sizeof *score);
+            score = realloc(score, n * sizeof *score);
             if (!score)
                 abort();
-            for (uint32_t k = 0; k < rows[r].n_cells; k++) {
-                struct sum lat = dot(cells + k * width, ql, op->rank);
-                struct sum rope = dot(cells + k * width + op->rank, qr, op->n_rope);
+            for (uint32_t k = 0; k < n; k++) {
+                const double *cell = cache + (list ? list[k] : rows[r].first_cell + k) * width;
+                struct sum lat = dot(cell, ql, op->rank);
+                struct sum rope = dot(cell + op->rank, qr, op->n_rope);
                 score[k] = (double)op->scale * (lat.value + rope.value);
                 spread = fmax(spread, (double)op->scale * (lat.mag + rope.mag));
                 max = fmax(max, score[k]);
             }
-            for (uint32_t k = 0; k < rows[r].n_cells; k++)
+            for (uint32_t k = 0; k < n; k++)
                 total += exp(score[k] - max);
             for (uint32_t i = 0; i < op->rank; i++) {
                 struct sum s = {0, 0};
-                for (uint32_t k = 0; k < rows[r].n_cells; k++) {
-                    double v = exp(score[k] - max) / total * cells[k * width + i];
+                for (uint32_t k = 0; k < n; k++) {
+                    uint64_t cell = list ? list[k] : rows[r].first_cell + k;
+                    double v = exp(score[k] - max) / total * cache[cell * width + i];
                     s.value += v;
                     s.mag += fabs(v);
                 }

@@ -8,7 +8,7 @@
  *   ocl_cache.c     the files of those
  *   ocl_ops.c       ops -> kernels and their parameters
  *   ocl_experts.c   the same, of routed experts
- *   ocl_state.c     the same, of attention with a state
+ *   ocl_state.c     the same, of attention with a state, or over chosen cells
  *
  * Threads: see gpu/gpu.h. Beyond it, `program_lock` guards the programs, `failure_lock` the
  * sentence of the first failure, a stream's `lock` the events of its points. */
@@ -89,8 +89,9 @@ typedef enum { OCL_WEIGHT, OCL_KV, OCL_PLAIN } ocl_kernel_class;
     X(expert_down, OCL_WEIGHT, 6)                                                                  \
     X(expert_down_t, OCL_WEIGHT, 6)                                                                \
     X(kv_store, OCL_KV, 3)                                                                         \
-    X(attn_latent, OCL_KV, 5)                                                                      \
+    X(attn_latent, OCL_KV, 6)                                                                      \
     X(attn, OCL_KV, 6)                                                                             \
+    X(index_score, OCL_KV, 5)                                                                      \
     X(norm, OCL_PLAIN, 4)                                                                          \
     X(rope, OCL_PLAIN, 2)                                                                          \
     X(glu, OCL_PLAIN, 3)                                                                           \
@@ -101,7 +102,8 @@ typedef enum { OCL_WEIGHT, OCL_KV, OCL_PLAIN } ocl_kernel_class;
     X(conv, OCL_PLAIN, 5)                                                                          \
     X(state_gates, OCL_PLAIN, 6)                                                                   \
     X(attn_state, OCL_PLAIN, 8)                                                                    \
-    X(gate, OCL_PLAIN, 2)
+    X(gate, OCL_PLAIN, 2)                                                                          \
+    X(index_select, OCL_PLAIN, 3)
 
 typedef enum ocl_kernel {
 #define OCL_KERNEL_ENUM(name, class, bufs) OCL_KERNEL_##name,

@@ -170,14 +170,17 @@ void ocl_op_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *
                                 .cache = op->cache.off,
                                 .rows = op->rows.off,
                                 .y = op->y.off,
+                                .cells = op->cells.off,
+                                .n_select = op->cells.buf ? op->n_select : 0,
                                 .n_heads = op->n_heads,
                                 .rank = op->rank,
                                 .n_rope = op->n_rope,
                                 .q_stride = op->q_stride,
                                 .q_head_stride = op->q_head_stride,
                                 .scale = op->scale};
-    const cf_span in[] = {op->q_lat, op->q_rope, op->cache, op->rows};
-    cf_gpu_buf *bufs[] = {op->q_lat.buf, op->q_rope.buf, op->cache.buf, op->rows.buf, op->y.buf};
+    const cf_span in[] = {op->q_lat, op->q_rope, op->cache, op->rows, op->cells};
+    cf_gpu_buf *bufs[] = {op->q_lat.buf, op->q_rope.buf, op->cache.buf,
+                          op->rows.buf,  op->cells.buf,  op->y.buf};
     for (size_t i = 0; i < sizeof in / sizeof *in; i++)
         ocl_reads(g, stream, in[i]);
     LAUNCH(g, stream, attn_latent, op->kv_dtype, bufs, &p);

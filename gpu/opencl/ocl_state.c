@@ -1,4 +1,4 @@
-/* Ops of attention with a state of fixed size. As ocl_ops.c. */
+/* Ops of attention with a state of fixed size, and of the choice of cells. As ocl_ops.c. */
 #include "gpu/opencl/ocl_ops.h"
 
 void ocl_op_conv(cf_gpu *gpu, cf_stream stream, const cf_op_conv *op)
@@ -105,4 +105,44 @@ void ocl_op_gate(cf_gpu *gpu, cf_stream stream, const cf_op_gate *op)
     ocl_reads(g, stream, op->y);
     LAUNCH(g, stream, gate, CF_F32, bufs, &p);
     ocl_writes_after(g, stream, op->y);
+}
+
+void ocl_op_index_score(cf_gpu *gpu, cf_stream stream, const cf_op_index_score *op)
+{
+    ocl_gpu *g = ocl_of(gpu);
+    ocl_index_score_params p = {.units = op->n_rows * cf_ceil_div(op->max_cells, OCL_INDEX_CELLS),
+                                .q = op->q.off,
+                                .w = op->w.off,
+                                .k = op->k.off,
+                                .rows = op->rows.off,
+                                .scores = op->scores.off,
+                                .n_heads = op->n_heads,
+                                .d = op->d,
+                                .max_cells = op->max_cells,
+                                .q_stride = op->q_stride,
+                                .w_stride = op->w_stride,
+                                .score_stride = op->score_stride,
+                                .scale = op->scale};
+    const cf_span in[] = {op->q, op->w, op->k, op->rows};
+    cf_gpu_buf *bufs[] = {op->q.buf, op->w.buf, op->k.buf, op->rows.buf, op->scores.buf};
+    for (size_t i = 0; i < sizeof in / sizeof *in; i++)
+        ocl_reads(g, stream, in[i]);
+    LAUNCH(g, stream, index_score, op->kv_dtype, bufs, &p);
+    ocl_writes_after(g, stream, op->scores);
+}
+
+void ocl_op_index_select(cf_gpu *gpu, cf_stream stream, const cf_op_index_select *op)
+{
+    ocl_gpu *g = ocl_of(gpu);
+    ocl_index_select_params p = {.units = op->n_rows,
+                                 .scores = op->scores.off,
+                                 .rows = op->rows.off,
+                                 .cells = op->cells.off,
+                                 .k = op->k,
+                                 .score_stride = op->score_stride};
+    cf_gpu_buf *bufs[] = {op->scores.buf, op->rows.buf, op->cells.buf};
+    ocl_reads(g, stream, op->scores);
+    ocl_reads(g, stream, op->rows);
+    LAUNCH(g, stream, index_select, CF_F32, bufs, &p);
+    ocl_writes_after(g, stream, op->cells);
 }

@@ -67,13 +67,20 @@ static void attn_latent_part(void *arg, uint64_t begin, uint64_t end)
         uint64_t r = index / op->n_heads, h = index % op->n_heads;
         uint64_t first = rows[r].first_cell, n = rows[r].n_cells;
         cf_assert(n > 0 && first + n <= n_cells);
+        const uint32_t *list = NULL;
+        if (op->cells.buf) {
+            list = (const uint32_t *)cf_ref_at(op->cells) + r * op->n_select;
+            n = cf_min_u64(n, op->n_select);
+        }
         const float *q_lat = (const float *)cf_ref_at(op->q_lat) + index * op->rank;
         const float *q_rope =
             (const float *)cf_ref_at(op->q_rope) + r * op->q_stride + h * op->q_head_stride;
         float *y = (float *)cf_ref_at(op->y) + index * op->rank;
         memset(y, 0, op->rank * sizeof *y);
         float max = -INFINITY, sum = 0;
-        for (uint64_t c = first; c < first + n; c++) {
+        for (uint64_t i = 0; i < n; i++) {
+            uint64_t c = list ? list[i] : first + i;
+            cf_assert(c < n_cells);
             const uint8_t *cell = (const uint8_t *)cf_ref_at(op->cache) + c * cell_bytes;
             float lat, rope;
             cf_ref_dots(op->kv_dtype, cell, op->rank, &q_lat, 1, &lat);
@@ -81,8 +88,8 @@ static void attn_latent_part(void *arg, uint64_t begin, uint64_t end)
             float score = op->scale * (lat + rope);
             if (score > max) { /* what was summed so far was relative to the old maximum */
                 float rescale = expf(max - score);
-                for (uint32_t i = 0; i < op->rank; i++)
-                    y[i] *= rescale;
+                for (uint32_t j = 0; j < op->rank; j++)
+                    y[j] *= rescale;
                 sum *= rescale;
                 max = score;
             }

@@ -38,9 +38,11 @@ static uint32_t walk_cells(uint64_t rounds, uint32_t tile)
 
 /* What attn_latent.comp knows as Params. */
 typedef struct attn_push {
-    uint64_t q_lat, q_rope, cache, rows, y, state;
+    uint64_t q_lat, q_rope, cache, rows, y, state, cells;
     uint32_t n_heads, q_stride, q_head_stride, span, n_span;
     float scale;
+    uint32_t n_select;
+    uint32_t unused;
 } attn_push;
 
 /* Cells of a row that one dispatch may walk. llvmpipe ends every loop of an invocation, silently,
@@ -83,6 +85,8 @@ void vk_op_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *o
                       .cache = span_address(op->cache),
                       .rows = span_address(op->rows),
                       .y = span_address(op->y),
+                      .cells = span_address(op->cells),
+                      .n_select = op->n_select,
                       .n_heads = op->n_heads,
                       .q_stride = op->q_stride,
                       .q_head_stride = op->q_head_stride,
@@ -91,9 +95,12 @@ void vk_op_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *o
     uint32_t aligned = op->rank % 8 == 0 && op->n_rope % 8 == 0 && aligned16(push.q_lat) &&
                        aligned16(push.q_rope) && aligned16(push.cache) && op->q_stride % 4 == 0 &&
                        op->q_head_stride % 4 == 0;
-    uint32_t spec[VK_MAX_SPEC] = {group_size(vk), aligned, op->rank, op->n_rope, heads, cells};
+    uint32_t spec[VK_MAX_SPEC] = {group_size(vk), aligned, op->rank, op->n_rope, heads, cells,
+                                  op->cells.buf != NULL};
     uint64_t cell_bytes = cf_format_row_bytes(op->kv_dtype, (uint64_t)op->rank + op->n_rope);
     uint64_t n_cells = op->cache.bytes / cell_bytes; /* at most: the rows' own are on the device */
+    if (op->cells.buf)
+        n_cells = cf_min_u64(n_cells, op->n_select);
     uint32_t head_bytes = op->n_heads * 8, step = 32768; /* rows of a dispatch */
     if (n_cells > push.n_span) {
         push.state = vk_stream_scratch(vk, stream);
@@ -108,6 +115,7 @@ void vk_op_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *o
         push.y += y_bytes;
         push.q_rope += (uint64_t)n * op->q_stride * 4;
         push.rows += (uint64_t)n * sizeof(cf_row_info);
+        push.cells += (uint64_t)n * op->n_select * 4;
     }
 }
 

@@ -47,11 +47,14 @@ void op_build_expert_down(op_case *c, int i);
 void op_build_combine(op_case *c, int i);
 extern const int op_route_count, op_expert_count, op_combine_count;
 
-/* Cases of attention with a state (op_cases_state.c). */
+/* Cases of attention with a state (op_cases_state.c), and over chosen cells (op_cases_index.c). */
 void op_build_conv(op_case *c, int i);
 void op_build_state_gates(op_case *c, int i);
 void op_build_attn_state(op_case *c, int i);
 void op_build_gate(op_case *c, int i);
+void op_build_index_score(op_case *c, int i);
+void op_build_index_select(op_case *c, int i);
+extern const int op_index_score_count, op_index_select_count;
 extern const int op_conv_count, op_state_gates_count, op_attn_state_count, op_gate_count;
 
 #endif

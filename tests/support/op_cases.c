@@ -1,5 +1,6 @@
 /* Seeded op cases: see op_cases.h. Those of the experts are in
- * op_cases_moe.c, those of attention with a state in op_cases_state.c, the runner in op_run.c. */
+ * op_cases_moe.c, those of attention with a state in op_cases_state.c, of the choice of cells in
+ * op_cases_index.c, the runner in op_run.c. */
 #include "tests/support/op_build.h"
 
 #include <stdio.h>
@@ -212,12 +213,32 @@ static void build_kv_store(op_case *c, int i)
 }
 
 struct attn_size {
-    uint32_t n_heads, rank, n_rope, n_cells;
+    uint32_t n_heads, rank, n_rope, n_cells, n_select; /* n_select 0: all cells are seen */
 };
 static const struct attn_size attn_sizes[] = {
-    {1, 1, 1, 1}, {2, 7, 2, 33}, {5, 72, 8, 203}, {3, 33, 34, 1000}, {4, 512, 64, 300},
+    {1, 1, 1, 1, 0},       {2, 7, 2, 33, 0},    {5, 72, 8, 203, 0},   {3, 33, 34, 1000, 0},
+    {4, 512, 64, 300, 0},  {1, 7, 2, 33, 1},    {5, 72, 8, 203, 29},  {3, 33, 34, 1000, 300},
+    {4, 512, 64, 300, 64},
 };
 enum { ATTN_SIZES = sizeof attn_sizes / sizeof attn_sizes[0] };
+
+/* n of the cells of each row, or all where there are fewer, ascending; what is left of a list names
+ * no cell. */
+static void cells_choose(op_case *c, const cf_row_info *rows, uint32_t n)
+{
+    cf_op_attn_latent *op = &c->op.attn_latent;
+    op->n_select = n;
+    uint32_t *cells = (uint32_t *)(void *)op_array_add(c, &op->cells, (uint64_t)op->n_rows * n * 4,
+                                                       8, OP_IN);
+    for (uint32_t r = 0; r < op->n_rows; r++) {
+        uint32_t want = rows[r].n_cells < n ? rows[r].n_cells : n, at = rows[r].first_cell;
+        for (uint32_t i = 0; i < want; i++) {
+            uint32_t spare = rows[r].first_cell + rows[r].n_cells - at - (want - i);
+            at += (uint32_t)cf_rng_below(&c->rng, spare / (want - i) + 1);
+            cells[r * n + i] = at++;
+        }
+    }
+}
 
 static void build_attn_latent(op_case *c, int i)
 {
@@ -254,8 +275,12 @@ static void build_attn_latent(op_case *c, int i)
                     : (cf_row_info){s->n_cells - 1, 0, s->n_cells, 0};
     }
     op_out_add(c, &op->y, (uint64_t)op->n_rows * s->n_heads * s->rank, OP_F32, OP_OUT);
-    snprintf(c->name, sizeof c->name, "attn_latent %s heads %u rank %u rope %u cells %u rows %u",
-             cf_format_name(op->kv_dtype), s->n_heads, s->rank, s->n_rope, s->n_cells, op->n_rows);
+    if (s->n_select)
+        cells_choose(c, rows, s->n_select);
+    snprintf(c->name, sizeof c->name,
+             "attn_latent %s heads %u rank %u rope %u cells %u of %u rows %u",
+             cf_format_name(op->kv_dtype), s->n_heads, s->rank, s->n_rope, s->n_select, s->n_cells,
+             op->n_rows);
 }
 
 struct gqa_size {
@@ -475,6 +500,8 @@ static const struct family families[] = {
     {OP_state_gates, 0, &op_state_gates_count, op_build_state_gates},
     {OP_attn_state, 0, &op_attn_state_count, op_build_attn_state},
     {OP_gate, 0, &op_gate_count, op_build_gate},
+    {OP_index_score, 0, &op_index_score_count, op_build_index_score},
+    {OP_index_select, 0, &op_index_select_count, op_build_index_select},
 };
 enum { FAMILIES = sizeof families / sizeof families[0] };
 _Static_assert((int)FAMILIES == (int)OP_KINDS, "every op has cases");

@@ -37,6 +37,10 @@ uint32_t op_case_rows(const op_case *c)
         return c->op.state_gates.n_rows;
     case OP_gate:
         return c->op.gate.n_rows;
+    case OP_index_score:
+        return c->op.index_score.n_rows;
+    case OP_index_select:
+        return c->op.index_select.n_rows;
     case OP_get_rows:
         return op_case_array(c, &c->op.get_rows.ids) ? c->op.get_rows.n_rows : 0;
     default:
@@ -75,6 +79,8 @@ static void rows_select(op_case *c, uint32_t begin, uint32_t n)
         span_advance(&op->q_rope, b * op->q_stride);
         span_advance(&op->rows, begin * sizeof(cf_row_info));
         span_advance(&op->y, b * op->n_heads * op->rank);
+        if (op->cells.buf)
+            span_advance(&op->cells, b * op->n_select);
         op->n_rows = n;
         break;
     }
@@ -134,6 +140,23 @@ static void rows_select(op_case *c, uint32_t begin, uint32_t n)
         span_advance(&c->op.gate.y, b * c->op.gate.y_stride);
         c->op.gate.n_rows = n;
         break;
+    case OP_index_score: {
+        cf_op_index_score *op = &c->op.index_score;
+        span_advance(&op->q, b * op->q_stride);
+        span_advance(&op->w, b * op->w_stride);
+        span_advance(&op->rows, begin * sizeof(cf_row_info));
+        span_advance(&op->scores, b * op->score_stride);
+        op->n_rows = n;
+        break;
+    }
+    case OP_index_select: {
+        cf_op_index_select *op = &c->op.index_select;
+        span_advance(&op->scores, b * op->score_stride);
+        span_advance(&op->rows, begin * sizeof(cf_row_info));
+        span_advance(&op->cells, b * op->k);
+        op->n_rows = n;
+        break;
+    }
     default:
         cf_assert_failed("an op that can be split", __FILE__, __LINE__);
     }

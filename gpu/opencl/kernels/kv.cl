@@ -69,9 +69,10 @@ INLINE void attn_weigh(const uint t, uint n, attn_heads *a, SHARED float *s)
     }
 }
 
-// y[h] = y[h] * rescale[h] + sum_c s[h, c] * values_c; nothing is read of y at the first cells.
-INLINE void attn_add(const uint t, bytes_in values, ulong cell_bytes, uint width, uint n,
-                     uint heads, bool first, attn_heads *a, const SHARED float *s)
+// y[h] = y[h] * rescale[h] + sum_c s[h, c] * values_c; nothing is read of y at the first cells. The
+// n cells follow each other, or are those that `list` names.
+INLINE void attn_add(const uint t, bytes_in values, const __global uint *list, ulong cell_bytes,
+                     uint width, uint n, uint heads, bool first, attn_heads *a, const SHARED float *s)
 {
     uint blocks = (width + W_BLOCK - 1) / W_BLOCK;
     for (uint b = ITEM; b < blocks; b += WG) {
@@ -84,10 +85,11 @@ INLINE void attn_add(const uint t, bytes_in values, ulong cell_bytes, uint width
                 acc[h] = vec_load_n(a->y[h] + k, width - k) * a->rescale[h];
         }
         for (uint c = 0; c < n; c++) {
+            bytes_in cell = values + (list ? list[c] : c) * cell_bytes;
             if (whole)
-                weight_block(values + c * cell_bytes, b, e);
+                weight_block(cell, b, e);
             else
-                weight_tail(values + c * cell_bytes, b, width, e);
+                weight_tail(cell, b, width, e);
 #pragma unroll
             for (uint h = 0; h < t; h++)
                 acc[h] = MULTIPLY_ADD(e[0], (vec)s[h * ATTN_CELLS + c], acc[h]);
@@ -107,8 +109,9 @@ INLINE void attn_divide(uint width, uint heads, attn_heads *a)
                 a->y[h][k] /= a->total[h];
 }
 
-// Scores q_lat[h] . latent + q_rope[h] . rope of the n cells from `cells` on.
-INLINE void latent_scores(bytes_in cells, uint n, const __global float *const *q_lat,
+// Scores q_lat[h] . latent + q_rope[h] . rope of the n cells from `cells` on, or of
+// those that `list` names.
+INLINE void latent_scores(bytes_in cells, const __global uint *list, uint n, const __global float *const *q_lat,
                           const __global float *const *q_rope, const ocl_attn_latent_params *p,
                           SHARED float *s, dot_sums sums)
 {
@@ -117,7 +120,7 @@ INLINE void latent_scores(bytes_in cells, uint n, const __global float *const *q
         bytes_in rows[DOT_R];
         dot_acc acc[DOT_R * ATTN_HEADS];
         for (uint i = 0; i < DOT_R; i++)
-            rows[i] = cells + min(c0 + i, n - 1) * cell_bytes;
+            rows[i] = cells + (list ? list[min(c0 + i, n - 1)] : min(c0 + i, n - 1)) * cell_bytes;
 #pragma unroll
         for (uint i = 0; i < DOT_R * ATTN_HEADS; i++)
             acc[i] = 0.0f;
@@ -130,13 +133,20 @@ INLINE void latent_scores(bytes_in cells, uint n, const __global float *const *q
 }
 
 // One unit: heads [h0, h0 + heads) of row r.
-INLINE void latent_unit(bytes_in q_lat, bytes_in q_rope, bytes_in cache, bytes_in rows, bytes_out y,
-                        const ocl_attn_latent_params *p, ulong r, uint h0, SHARED float *s,
+INLINE void latent_unit(bytes_in q_lat, bytes_in q_rope, bytes_in cache, bytes_in rows,
+                        bytes_in chosen, bytes_out y, const ocl_attn_latent_params *p, ulong r, uint h0, SHARED float *s,
                         dot_sums sums)
 {
     uint heads = min(ATTN_HEADS, p->n_heads - h0);
     uint first = UINTS(rows, p->rows)[4 * r + 1], n = UINTS(rows, p->rows)[4 * r + 2];
     ulong cell_bytes = weight_bytes(p->rank + p->n_rope);
+    bytes_in base = cache + p->cache + first * cell_bytes;
+    const __global uint *list = NULL;
+    if (p->n_select) {
+        base = cache + p->cache;
+        list = UINTS(chosen, p->cells) + r * p->n_select;
+        n = min(n, p->n_select);
+    }
     const __global float *ql[ATTN_HEADS], *qr[ATTN_HEADS];
     attn_heads a;
     for (uint i = 0; i < ATTN_HEADS; i++) {
@@ -149,22 +159,23 @@ INLINE void latent_unit(bytes_in q_lat, bytes_in q_rope, bytes_in cache, bytes_i
     }
     for (uint c0 = 0; c0 < n; c0 += ATTN_CELLS) {
         uint count = min(ATTN_CELLS, n - c0);
-        bytes_in cells = cache + p->cache + (ulong)(first + c0) * cell_bytes;
-        latent_scores(cells, count, ql, qr, p, s, sums);
+        bytes_in cells = list ? base : base + c0 * cell_bytes;
+        const __global uint *part = list ? list + c0 : NULL;
+        latent_scores(cells, part, count, ql, qr, p, s, sums);
         attn_weigh(ATTN_HEADS, count, &a, s);
-        attn_add(ATTN_HEADS, cells, cell_bytes, p->rank, count, heads, c0 == 0, &a, s);
+        attn_add(ATTN_HEADS, cells, part, cell_bytes, p->rank, count, heads, c0 == 0, &a, s);
     }
     attn_divide(p->rank, heads, &a);
 }
 
-KERNEL attn_latent(bytes_in q_lat, bytes_in q_rope, bytes_in cache, bytes_in rows, bytes_out y,
-                   const ocl_attn_latent_params p)
+KERNEL attn_latent(bytes_in q_lat, bytes_in q_rope, bytes_in cache, bytes_in rows, bytes_in cells,
+                   bytes_out y, const ocl_attn_latent_params p)
 {
     SHARED float s[ATTN_HEADS * ATTN_CELLS];
     DOT_SUMS(sums)
     uint groups = (p.n_heads + ATTN_HEADS - 1) / ATTN_HEADS;
     for (GROUP_UNITS(u, p.units))
-        latent_unit(q_lat, q_rope, cache, rows, y, &p, u / groups, (uint)(u % groups) * ATTN_HEADS,
+        latent_unit(q_lat, q_rope, cache, rows, cells, y, &p, u / groups, (uint)(u % groups) * ATTN_HEADS,
                     s, sums);
 }
 
@@ -206,7 +217,7 @@ INLINE void attn_unit(const uint t, bytes_in q, bytes_in k, bytes_in v, bytes_in
             attn_scores_keep(t, acc, c, count, p->scale, p->cap, s, sums);
         }
         attn_weigh(t, count, &a, s);
-        attn_add(t, v + p->v + at * v_head, p->n_kv_heads * v_head, p->d_v, count, heads, c0 == 0,
+        attn_add(t, v + p->v + at * v_head, NULL, p->n_kv_heads * v_head, p->d_v, count, heads, c0 == 0,
                  &a, s);
     }
     attn_divide(p->d_v, heads, &a);
@@ -227,5 +238,46 @@ KERNEL attn(bytes_in q, bytes_in k, bytes_in v, bytes_in rows, bytes_in sinks, b
             attn_unit(1, q, k, v, rows, sinks, y, &p, r, kv, h0, 1, s, sums);
         else
             attn_unit(ATTN_HEADS, q, k, v, rows, sinks, y, &p, r, kv, h0, heads, s, sums);
+    }
+}
+
+// scores[r, i] = scale * sum_h w[r, h] * max(q[r, h] . k_i, 0). A unit is INDEX_CELLS cells of a row.
+KERNEL index_score(bytes_in q, bytes_in w, bytes_in k, bytes_in rows, bytes_out scores,
+                   const ocl_index_score_params p)
+{
+    DOT_SUMS(sums)
+    uint tiles = (p.max_cells + OCL_INDEX_CELLS - 1) / OCL_INDEX_CELLS;
+    for (GROUP_UNITS(u, p.units)) {
+        ulong r = u / tiles;
+        uint begin = (uint)(u % tiles) * OCL_INDEX_CELLS;
+        uint first = UINTS(rows, p.rows)[4 * r + 1], n = UINTS(rows, p.rows)[4 * r + 2];
+        uint end = min(n, begin + OCL_INDEX_CELLS);
+        for (uint c0 = begin; c0 < end; c0 += DOT_R) {
+            bytes_in cells[DOT_R];
+            float total[DOT_R];
+            for (uint i = 0; i < DOT_R; i++) {
+                cells[i] = k + p.k + (ulong)(first + min(c0 + i, n - 1)) * weight_bytes(p.d);
+                total[i] = 0.0f;
+            }
+            for (uint h = 0; h < p.n_heads; h += ATTN_HEADS) {
+                const __global float *qs[ATTN_HEADS];
+                dot_acc acc[DOT_R * ATTN_HEADS];
+                for (uint i = 0; i < ATTN_HEADS; i++)
+                    qs[i] = FLOATS(q, p.q) + r * p.q_stride + (ulong)min(h + i, p.n_heads - 1) * p.d;
+#pragma unroll
+                for (uint i = 0; i < DOT_R * ATTN_HEADS; i++)
+                    acc[i] = 0.0f;
+                dot_tile(ATTN_HEADS, cells, qs, p.d, acc);
+                dot_finish(DOT_R * ATTN_HEADS, acc, sums);
+                for (uint i = 0; i < DOT_R; i++)
+                    for (uint j = 0; j < ATTN_HEADS && h + j < p.n_heads; j++) {
+                        float s = DOT_SUM(sums, i * ATTN_HEADS + j);
+                        total[i] += FLOATS(w, p.w)[r * p.w_stride + h + j] * (s < 0.0f ? 0.0f : s);
+                    }
+                SYNC();
+            }
+            for (uint i = ITEM; i < DOT_R && c0 + i < end; i += WG)
+                FLOATS_OUT(scores, p.scores)[r * p.score_stride + c0 + i] = p.scale * total[i];
+        }
     }
 }

@@ -14,6 +14,7 @@ typedef uint32_t ocl_u32;
 
 #define OCL_EXPERTS_PER_LAUNCH 20 /* the tables below stay under the 1,024 bytes of arguments */
 #define OCL_TILE_ROWS          4  /* weight rows that a tile of dot.cl works on */
+#define OCL_INDEX_CELLS        64 /* cells of a unit of index_score */
 #define OCL_TILE_HEADS         4  /* heads that share a pass of attention over the cells */
 /* By work-group size: elements of a unit of elementwise work; columns of an item of
  * head_linear_t, a multiple of what a format decodes at once. */
@@ -94,9 +95,10 @@ typedef struct ocl_kv_store_params {
 } ocl_kv_store_params;
 
 typedef struct ocl_attn_latent_params {
-    ocl_u64 units, q_lat, q_rope, cache, rows, y;
-    ocl_u32 n_heads, rank, n_rope, q_stride, q_head_stride;
+    ocl_u64 units, q_lat, q_rope, cache, rows, y, cells;
+    ocl_u32 n_heads, rank, n_rope, q_stride, q_head_stride, n_select; /* n_select 0: all cells */
     float scale;
+    ocl_u32 unused;
 } ocl_attn_latent_params;
 
 typedef struct ocl_attn_params {
@@ -194,6 +196,18 @@ typedef struct ocl_attn_state_params {
     ocl_u32 n_heads, per_k_head, d_k, d_v, stride, k_head_stride, v_head_stride, decay_stride;
     ocl_u32 delta, unused;
 } ocl_attn_state_params;
+
+typedef struct ocl_index_score_params {
+    ocl_u64 units, q, w, k, rows, scores;
+    ocl_u32 n_heads, d, max_cells, q_stride, w_stride, score_stride;
+    float scale;
+    ocl_u32 unused;
+} ocl_index_score_params;
+
+typedef struct ocl_index_select_params {
+    ocl_u64 units, scores, rows, cells;
+    ocl_u32 k, score_stride;
+} ocl_index_select_params;
 
 typedef struct ocl_gate_params {
     ocl_u64 units, g, y;

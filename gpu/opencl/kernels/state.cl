@@ -120,3 +120,75 @@ KERNEL gate(bytes_in g, bytes_out y, const ocl_gate_params p)
         }
     }
 }
+
+// By bits, of the order of the values: NaN as -infinity, -0 as 0.
+INLINE uint order_key(float v)
+{
+    uint u = as_uint(v == 0.0f ? 0.0f : v);
+    u = is_nan(v) ? 0xff800000u : u;
+    return u & 0x80000000u ? ~u : u | 0x80000000u;
+}
+
+// The k cells with the largest scores, ascending, ties to the lower. A unit is a row. The k-th key is
+// found byte by byte, each pass counting the keys that begin like it.
+KERNEL index_select(bytes_in scores, bytes_in rows, bytes_out cells, const ocl_index_select_params p)
+{
+    SHARED uint counts[256];
+#if WG > 1
+    __local uint part[WG];
+#endif
+    for (GROUP_UNITS(u, p.units)) {
+        const __global float *s = FLOATS(scores, p.scores) + u * p.score_stride;
+        __global uint *out = UINTS_OUT(cells, p.cells) + u * p.k;
+        uint first = UINTS(rows, p.rows)[4 * u + 1], n = UINTS(rows, p.rows)[4 * u + 2];
+        uint least = 0, mask = 0, ties = p.k, above = 0, equal = 0;
+        if (n <= p.k) {
+            for (uint i = ITEM; i < n; i += WG)
+                out[i] = first + i;
+            continue;
+        }
+        for (int shift = 24; shift >= 0; shift -= 8) {
+            uint byte = 255;
+            SYNC();
+            for (uint i = ITEM; i < 256; i += WG)
+                counts[i] = 0;
+            SYNC();
+            for (uint i = ITEM; i < n; i += WG) {
+                uint key = order_key(s[i]);
+                if ((key & mask) == least) {
+#if WG > 1
+                    atomic_inc(&counts[key >> shift & 255u]);
+#else
+                    counts[key >> shift & 255u]++;
+#endif
+                }
+            }
+            SYNC();
+            for (; counts[byte] < ties; byte--)
+                ties -= counts[byte];
+            least |= byte << shift;
+            mask |= 255u << shift;
+        }
+        for (uint base = 0; base < n; base += WG) {
+            uint i = base + ITEM, key = order_key(s[min(i, n - 1)]);
+            bool is_above = i < n && key > least, is_equal = i < n && key == least;
+            uint at_above = above, at_equal = equal;
+#if WG > 1
+            SYNC();
+            part[ITEM] = is_above ? 0x10000u : is_equal ? 1u : 0u;
+            SYNC();
+            for (uint j = 0; j < WG; j++) {
+                at_above += j < ITEM ? part[j] >> 16 : 0;
+                at_equal += j < ITEM ? part[j] & 0xffffu : 0;
+                above += part[j] >> 16;
+                equal += part[j] & 0xffffu;
+            }
+#else
+            above += is_above;
+            equal += is_equal;
+#endif
+            if (is_above || (is_equal && at_equal < ties))
+                out[at_above + min(at_equal, ties)] = first + i;
+        }
+    }
+}

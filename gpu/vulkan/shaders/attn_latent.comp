@@ -5,19 +5,23 @@
 // cells. Nothing is kept that grows with the context.
 //
 // A dispatch takes `n_span` cells of each row from `span` on; where that is not all of them, the
-// sums stay in y and (maximum, total) in `state` for the next dispatch (vk_ops.c says why).
+// sums stay in y and (maximum, total) in `state` for the next dispatch (vk_ops.c says why). With
+// SELECT the cells of a row are those that a list names.
 #extension GL_GOOGLE_include_directive : require
 layout(constant_id = 1) const bool ALIGNED = false;
 layout(constant_id = 2) const uint RANK = 512;
 layout(constant_id = 3) const uint N_ROPE = 64;
 layout(constant_id = 4) const uint HG = 1;
 layout(constant_id = 5) const uint CT = 1;
+layout(constant_id = 6) const bool SELECT = false;
 #include "weight.glsl"
 
 layout(push_constant, std430) uniform Params {
-    uint64_t q_lat, q_rope, cache, rows, y, state;
+    uint64_t q_lat, q_rope, cache, rows, y, state, cells;
     uint n_heads, q_stride, q_head_stride, span, n_span;
     float scale;
+    uint n_select;
+    uint unused;
 } p;
 
 const uint LAT_BLOCKS = (RANK + W_BLOCK - 1) / W_BLOCK;
@@ -29,16 +33,26 @@ const uint TILE = WG * CT;
 shared float score[HG * TILE];
 shared float prob[HG * TILE];
 
-// The cells lid, lid + WG, ... of the tile; those from n on are scored as cell n - 1, unused.
-void score_cells(uint64_t tile, uint n, uint64_t cell_bytes, uint64_t q_lat[HG],
-                 uint64_t q_rope[HG])
+uint64_t first_at; // the address of the row's first cell of this dispatch, or of its list
+
+// The address of its i-th.
+uint64_t cell_at(uint i)
+{
+    uint64_t cell_bytes = weight_bytes(RANK + N_ROPE);
+    if (SELECT)
+        return p.cache + U32s(first_at).v[i] * cell_bytes;
+    return first_at + i * cell_bytes;
+}
+
+// The cells lid, lid + WG, ... from c0 on; those beyond n are scored as the n-th, unused.
+void score_cells(uint c0, uint n, uint64_t q_lat[HG], uint64_t q_rope[HG])
 {
     float s[HG * CT];
     uint64_t cell[CT];
     [[unroll]] for (uint i = 0; i < HG * CT; i++)
         s[i] = 0.0;
     [[unroll]] for (uint c = 0; c < CT; c++)
-        cell[c] = tile + min(gl_LocalInvocationID.x + c * WG, n - 1) * cell_bytes;
+        cell[c] = cell_at(c0 + min(gl_LocalInvocationID.x + c * WG, n - 1));
     for (uint b = 0; b < LAT_BLOCKS + ROPE_BLOCKS; b++) {
         bool lat = b < LAT_BLOCKS;
         uint at = lat ? b : b - LAT_BLOCKS, width = lat ? RANK : N_ROPE;
@@ -61,11 +75,14 @@ void main()
     uint h0 = gl_WorkGroupID.x * HG;
     uint64_t r = gl_WorkGroupID.y + uint64_t(gl_WorkGroupID.z) * gl_NumWorkGroups.y;
     U32s info = U32s(p.rows + r * 16ul);
-    uint64_t cell_bytes = weight_bytes(RANK + N_ROPE);
-    uint64_t first = p.cache + (uint64_t(info.v[1]) + p.span) * cell_bytes;
-    if (p.span >= info.v[2])
+    uint n_row = SELECT ? min(p.n_select, info.v[2]) : info.v[2];
+    if (p.span >= n_row)
         return;
-    uint n_left = info.v[2] - p.span, n_cells = min(n_left, p.n_span);
+    if (SELECT)
+        first_at = p.cells + (r * p.n_select + p.span) * 4ul;
+    else
+        first_at = p.cache + (uint64_t(info.v[1]) + p.span) * weight_bytes(RANK + N_ROPE);
+    uint n_left = n_row - p.span, n_cells = min(n_left, p.n_span);
 
     uint64_t q_lat[HG], q_rope[HG];
     float top[HG], total[HG];
@@ -90,7 +107,7 @@ void main()
     }
     for (uint c0 = 0; c0 < n_cells; c0 += TILE) {
         uint n = min(TILE, n_cells - c0);
-        score_cells(first + c0 * cell_bytes, n, cell_bytes, q_lat, q_rope);
+        score_cells(c0, n, q_lat, q_rope);
         barrier();
         float m[HG];
         [[unroll]] for (uint h = 0; h < HG; h++)
@@ -110,7 +127,7 @@ void main()
         }
         barrier();
         for (uint i = 0; i < n; i++) {
-            uint64_t cell = first + uint64_t(c0 + i) * cell_bytes;
+            uint64_t cell = cell_at(c0 + i);
             [[unroll]] for (uint h = 0; h < HG; h++)
                 total[h] += prob[h * TILE + i];
             [[unroll]] for (uint k = 0; k < PER; k++) {

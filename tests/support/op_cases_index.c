@@ -1,0 +1,93 @@
+/* Op cases of the choice of cells: see op_cases.h. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/f16.h"
+#include "tests/support/op_build.h"
+
+/* Rows that see the last `n` cells of a cache each, the first row all of them. */
+static void rows_add(op_case *c, cf_span *field, uint32_t n_rows, uint32_t n_cells)
+{
+    cf_row_info *rows =
+        (cf_row_info *)(void *)op_array_add(c, field, n_rows * sizeof *rows, 32, OP_IN);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        uint32_t first = r ? (uint32_t)cf_rng_below(&c->rng, n_cells) : 0;
+        uint32_t n = r ? 1 + (uint32_t)cf_rng_below(&c->rng, n_cells - first) : n_cells;
+        rows[r] = (cf_row_info){first + n - 1, first, n, n - 1};
+    }
+}
+
+struct score_size {
+    uint32_t n_heads, d, n_cells;
+};
+static const struct score_size score_sizes[] = {
+    {1, 1, 1}, {3, 7, 33}, {8, 16, 203}, {64, 128, 130}, {5, 72, 1000}, {9, 33, 77},
+};
+enum { SCORE_SIZES = sizeof score_sizes / sizeof score_sizes[0] };
+
+void op_build_index_score(op_case *c, int i)
+{
+    const struct score_size *s = &score_sizes[i / 2 / OP_ROW_COUNTS];
+    cf_op_index_score *op = &c->op.index_score;
+    op->kv_dtype = i % 2 ? CF_F16 : CF_F32;
+    op->n_rows = op_row_counts[i / 2 % OP_ROW_COUNTS];
+    op->n_heads = s->n_heads;
+    op->d = s->d;
+    op->max_cells = s->n_cells + (uint32_t)i % 3;
+    op->q_stride = s->n_heads * s->d + (uint32_t)i % 5;
+    op->w_stride = s->n_heads + (uint32_t)i % 2;
+    op->score_stride = op->max_cells + (uint32_t)i % 4;
+    op->scale = 0.3f;
+    op_rows_add(c, &op->q, op->n_rows, s->n_heads * s->d, op->q_stride);
+    op_rows_add(c, &op->w, op->n_rows, s->n_heads, op->w_stride);
+    uint64_t values = (uint64_t)s->n_cells * s->d;
+    uint8_t *k = op_array_add(c, &op->k, cf_format_row_bytes(op->kv_dtype, values),
+                              4 * (uint64_t)(i % 4 + 1), OP_IN);
+    for (uint64_t j = 0; j < values; j++) {
+        float v = op_rng_value(&c->rng);
+        if (op->kv_dtype == CF_F32)
+            ((float *)(void *)k)[j] = v;
+        else
+            ((uint16_t *)(void *)k)[j] = cf_f32_to_f16(v);
+    }
+    rows_add(c, &op->rows, op->n_rows, s->n_cells);
+    op_out_add(c, &op->scores, (op->n_rows - 1) * (uint64_t)op->score_stride + op->max_cells,
+               OP_F32, OP_OUT);
+    snprintf(c->name, sizeof c->name, "index_score %s heads %u of %u cells %u rows %u",
+             cf_format_name(op->kv_dtype), s->n_heads, s->d, s->n_cells, op->n_rows);
+}
+
+struct select_size {
+    uint32_t n_cells, k;
+};
+static const struct select_size select_sizes[] = {
+    {1, 1}, {33, 64}, {203, 7}, {257, 256}, {1000, 1}, {1000, 333}, {5003, 2048},
+};
+enum { SELECT_SIZES = sizeof select_sizes / sizeof select_sizes[0], SELECT_KINDS = 3 };
+
+/* Random scores; many equal ones; equal ones with zeros of both signs, NaN and infinities. */
+void op_build_index_select(op_case *c, int i)
+{
+    static const char *const names[SELECT_KINDS] = {"random", "ties", "extremes"};
+    static const float extremes[] = {0.0f, -0.0f, 1.0f, INFINITY, -INFINITY, NAN, -1e-40f, 2.0f};
+    const struct select_size *s = &select_sizes[i / SELECT_KINDS / OP_ROW_COUNTS];
+    int kind = i % SELECT_KINDS;
+    cf_op_index_select *op = &c->op.index_select;
+    op->n_rows = op_row_counts[i / SELECT_KINDS % OP_ROW_COUNTS];
+    op->k = s->k;
+    op->max_cells = s->n_cells;
+    op->score_stride = s->n_cells + (uint32_t)i % 4;
+    float *scores = op_rows_add(c, &op->scores, op->n_rows, s->n_cells, op->score_stride);
+    for (uint64_t j = 0; kind && j < (op->n_rows - 1) * (uint64_t)op->score_stride + s->n_cells;
+         j++)
+        scores[j] =
+            kind == 1 ? (float)cf_rng_below(&c->rng, 5) - 2 : extremes[cf_rng_below(&c->rng, 8)];
+    rows_add(c, &op->rows, op->n_rows, s->n_cells);
+    op_out_add(c, &op->cells, (uint64_t)op->n_rows * s->k, OP_U32, OP_OUT);
+    snprintf(c->name, sizeof c->name, "index_select %s %u of %u rows %u", names[kind], s->k,
+             s->n_cells, op->n_rows);
+}
+
+const int op_index_score_count = SCORE_SIZES * OP_ROW_COUNTS * 2;
+const int op_index_select_count = SELECT_SIZES * OP_ROW_COUNTS * SELECT_KINDS;

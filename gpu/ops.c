@@ -296,6 +296,10 @@ void cf_gpu_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
         touch_flat(&c, op->y, op->n_rows, (uint64_t)op->n_heads * op->d_v, CF_ACCESS_WRITE);
     for (int i = 0; i < 4; i++)
         apart(in[i], r[i], op->y, y);
+    if (op->sharpness.buf) {
+        cf_range sharpness = touch_flat(&c, op->sharpness, op->n_rows, 1, CF_ACCESS_READ);
+        apart(op->sharpness, sharpness, op->y, y);
+    }
     gpu->fns->attn(gpu, stream, op);
 }
 

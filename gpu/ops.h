@@ -132,15 +132,17 @@ typedef struct cf_op_attn_latent {
 /* Attention over cached keys and values, heads in groups that share a key head:
  *   s_c = scale * q[r, h] . k[c, h / (n_heads / n_kv_heads)]
  *   s_c = cap * tanh(s_c / cap)  if cap > 0
+ *   s_c = sharpness[r] * s_c  if sharpness is given: float32 [n_rows]
  *   p = softmax over the visible cells (and sinks[h], whose share is then dropped, if given)
  *   y[r, h, i] = sum_c p_c v[c, kv head, i]
  * k: [n_cells, n_kv_heads * d_k], v: [n_cells, n_kv_heads * d_v], in kv_dtype. The cells of
  * rows[r] are consecutive positions p up to its own: the last has p = position. Visible: those with
  * position - p < window (window > 0)  and  p / chunk == position / chunk (chunk > 0).
  * y: [n_rows, n_heads * d_v] contiguous. q at q + r * q_stride + h * d_k. sinks: [1, n_heads] (as
- * they are: not scaled, not capped) or none. */
+ * they are: not scaled, capped or sharpened) or none. */
 typedef struct cf_op_attn {
     cf_span q, k, v, rows, y;
+    cf_span sharpness; /* or buf NULL: 1 */
     cf_weight sinks;
     uint32_t n_rows, n_heads, n_kv_heads, d_k, d_v, q_stride, window, chunk;
     float scale, cap;

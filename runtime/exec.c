@@ -260,6 +260,15 @@ static void rows_upload(cf_exec *x)
             scale[r] = 1 + x->tune_scale * logf(1 + (float)steps);
         }
     }
+    if (x->sharp_from) {
+        float *sharp = cf_gpu_host_write(
+            cf_span_sub(cf_span_of(x->xb[CF_XB_ROW_SCALE]), 0, n * sizeof *sharp));
+        for (uint32_t r = 0; r < n; r++) {
+            uint32_t position = x->batch->rows[r].position;
+            bool far = position > x->sharp_from;
+            sharp[r] = far ? log2f((float)position) / log2f((float)x->sharp_from) : 1;
+        }
+    }
     uint64_t off = 0;
     for (uint32_t i = 0; i < x->model->n_ropes; i++) {
         const cf_rope_def *rope = &x->model->ropes[i];
@@ -427,6 +436,10 @@ int cf_exec_create(cf_exec **out, cf_engine *engine, cf_err *err)
             x->tune_floor = m->steps[i].u.attn.tune_floor;
             x->tune_scale = m->steps[i].u.attn.tune_scale;
         }
+    for (uint32_t i = 0; i < m->n_steps; i++)
+        if (m->steps[i].kind == CF_STEP_ATTN && m->steps[i].u.attn.sharp_from)
+            x->sharp_from = m->steps[i].u.attn.sharp_from;
+    cf_assert(!x->tune_floor || !x->sharp_from); /* they share a buffer */
     *out = x;
     return 0;
 fail:

@@ -4,7 +4,8 @@
  *     k and v go to the cache; attention over what each row may see; dst = out o
  *
  * Gated: q's projection holds gates behind the queries of each head; o is multiplied by their sigmoid.
- * Queries may be sharpened with the position (tune_floor): a factor of each row, from the host. */
+ * Queries (tune_floor) or scores (sharp_from) may be sharpened with the position: a factor of each
+ * row, from the host. */
 #include <math.h>
 
 #include "runtime/exec_internal.h"
@@ -128,13 +129,16 @@ int exec_attn(cf_exec *x, const cf_step *s, cf_err *err)
     (void)err;
     const cf_attn_def *a = &s->u.attn;
     uint32_t q_width = a->heads * a->head;
-    cf_span o = exec_act(x, a->o_buf);
+    cf_span o = exec_act(x, a->o_buf), sharpness = {0};
+    if (a->sharp_from)
+        sharpness =
+            cf_span_sub(cf_span_of(x->xb[CF_XB_ROW_SCALE]), 0, x->n_rows * sizeof(float));
     prepare(x, a, exec_act(x, s->src), exec_width(x, s->src));
     exec_barrier(x);
     cf_gpu_attn(x->gpu, CF_STREAM_COMPUTE,
                 &(cf_op_attn){.q = exec_act(x, a->q_buf), .k = cf_span_of(x->kv[a->k_slot]),
                               .v = cf_span_of(x->kv[a->v_slot]), .rows = exec_row_info(x), .y = o,
-                              .sinks = exec_weight(x, a->sinks), .n_rows = x->n_rows,
+                              .sharpness = sharpness, .sinks = exec_weight(x, a->sinks), .n_rows = x->n_rows,
                               .n_heads = a->heads, .n_kv_heads = a->kv_heads, .d_k = a->head,
                               .d_v = a->head, .q_stride = q_width, .window = a->window,
                               .chunk = a->chunk, .scale = a->scale, .cap = a->cap,

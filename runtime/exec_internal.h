@@ -24,6 +24,7 @@ struct cf_exec {
     uint32_t moe;     /* of the ROUTE whose EXPERTS is to come */
     uint32_t tune_floor; /* 0: queries are not sharpened with the position */
     float tune_scale;
+    uint32_t sharp_from; /* 0: neither are scores; at most one of the two */
     const float *logits;
 
     /* Host tables of one MoE layer. */

@@ -173,6 +173,7 @@ typedef struct cf_attn_def {
     uint32_t window, chunk;     /* 0: none */
     uint32_t tune_floor;        /* > 0: q *= 1 + tune_scale * ln(1 + floor((pos + 1) / floor)) */
     float tune_scale;
+    uint32_t sharp_from; /* > 0: scores beyond this position *= log2(position) / log2(sharp_from) */
     uint32_t k_slot, v_slot; /* of the KV cache */
     bool qk_unit_offset;     /* the norms of q and k scale by 1 + w */
     bool gated;              /* q's rows are, head by head, queries, then gates of the output */

@@ -326,6 +326,8 @@ static void define_attn_head(const op_case *c, struct expect *e, const double *k
     const cf_op_attn *op = &c->op.attn;
     const cf_row_info *row = (const cf_row_info *)(const void *)uints(c, &op->rows) + r;
     const float *q = floats(c, &op->q) + (uint64_t)r * op->q_stride + (uint64_t)h * op->d_k;
+    const float *sharp = floats(c, &op->sharpness);
+    double sharpness = sharp ? (double)sharp[r] : 1;
     uint32_t kv = h / (op->n_heads / op->n_kv_heads);
     double *score = malloc(row->n_cells * sizeof *score);
     if (!score)
@@ -340,7 +342,8 @@ static void define_attn_head(const op_case *c, struct expect *e, const double *k
         score[k] = (double)op->scale * s.value;
         if (op->cap > 0)
             score[k] = (double)op->cap * tanh(score[k] / (double)op->cap);
-        spread = fmax(spread, (double)op->scale * s.mag);
+        score[k] *= sharpness;
+        spread = fmax(spread, (double)op->scale * s.mag * fmax(sharpness, 1));
         score[k] = hidden ? -INFINITY : score[k];
         max = fmax(max, score[k]);
     }

@@ -90,7 +90,7 @@ typedef enum { OCL_WEIGHT, OCL_KV, OCL_PLAIN } ocl_kernel_class;
     X(expert_down_t, OCL_WEIGHT, 6)                                                                \
     X(kv_store, OCL_KV, 3)                                                                         \
     X(attn_latent, OCL_KV, 6)                                                                      \
-    X(attn, OCL_KV, 6)                                                                             \
+    X(attn, OCL_KV, 7)                                                                             \
     X(index_score, OCL_KV, 5)                                                                      \
     X(norm, OCL_PLAIN, 4)                                                                          \
     X(rope, OCL_PLAIN, 2)                                                                          \

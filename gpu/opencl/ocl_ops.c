@@ -197,6 +197,8 @@ void ocl_op_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
                          .v = op->v.off,
                          .rows = op->rows.off,
                          .y = op->y.off,
+                         .sharpness = op->sharpness.off,
+                         .has_sharpness = op->sharpness.buf != NULL,
                          .sinks = vector(&op->sinks),
                          .n_heads = op->n_heads,
                          .n_kv_heads = op->n_kv_heads,
@@ -207,9 +209,9 @@ void ocl_op_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
                          .chunk = op->chunk,
                          .scale = op->scale,
                          .cap = op->cap};
-    const cf_span in[] = {op->q, op->k, op->v, op->rows};
-    cf_gpu_buf *bufs[] = {op->q.buf,    op->k.buf,          op->v.buf,
-                          op->rows.buf, op->sinks.span.buf, op->y.buf};
+    const cf_span in[] = {op->q, op->k, op->v, op->rows, op->sharpness};
+    cf_gpu_buf *bufs[] = {op->q.buf,          op->k.buf,         op->v.buf, op->rows.buf,
+                          op->sinks.span.buf, op->sharpness.buf, op->y.buf};
     for (size_t i = 0; i < sizeof in / sizeof *in; i++)
         ocl_reads(g, stream, in[i]);
     reads_weight(g, stream, &op->sinks);

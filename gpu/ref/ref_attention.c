@@ -113,7 +113,7 @@ struct attn_head {
     const float *q;
     const uint8_t *k, *v; /* of cell 0 */
     uint64_t k_cell_bytes, v_cell_bytes;
-    float sink, *y;
+    float sink, sharpness, *y;
 };
 
 static bool cell_visible(const cf_op_attn *op, const cf_row_info *row, uint64_t c)
@@ -137,6 +137,7 @@ static void attn_head_run(const cf_op_attn *op, const cf_row_info *row, const st
         score *= op->scale;
         if (op->cap > 0)
             score = op->cap * tanhf(score / op->cap);
+        score *= a->sharpness;
         if (score > max) { /* what was summed so far was relative to the old maximum */
             float rescale = expf(max - score);
             for (uint32_t i = 0; i < op->d_v; i++)
@@ -172,6 +173,7 @@ static void attn_part(void *arg, uint64_t begin, uint64_t end)
         a.k = (const uint8_t *)cf_ref_at(op->k) + kv * k_head;
         a.v = (const uint8_t *)cf_ref_at(op->v) + kv * v_head;
         a.sink = op->sinks.span.buf ? cf_ref_vector_at(&op->sinks, h) : -INFINITY;
+        a.sharpness = op->sharpness.buf ? ((const float *)cf_ref_at(op->sharpness))[r] : 1;
         a.y = (float *)cf_ref_at(op->y) + index * op->d_v;
         attn_head_run(op, row, &a);
     }

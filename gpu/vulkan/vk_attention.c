@@ -123,7 +123,7 @@ void vk_op_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *o
 
 /* What attn.glsl knows as Params. */
 typedef struct kv_push {
-    uint64_t q, k, v, rows, y, parts;
+    uint64_t q, k, v, rows, y, parts, sharpness;
     vk_vector sinks;
     uint32_t n_heads, n_kv_heads, kv_first, kv_count;
     uint32_t q_stride, window, chunk, span, n_spans;
@@ -216,6 +216,7 @@ void vk_op_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
                     .v = span_address(op->v),
                     .rows = span_address(op->rows),
                     .y = span_address(op->y),
+                    .sharpness = span_address(op->sharpness),
                     .sinks = vector(&op->sinks),
                     .n_heads = op->n_heads,
                     .n_kv_heads = op->n_kv_heads,
@@ -241,6 +242,7 @@ void vk_op_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
             kv_dispatch(gpu, stream, op, &push, &cut, aligned, n);
         }
         push.q += (uint64_t)n * op->q_stride * 4;
+        push.sharpness += push.sharpness ? (uint64_t)n * 4 : 0;
         push.y += (uint64_t)n * op->n_heads * op->d_v * 4;
         push.rows += (uint64_t)n * sizeof(cf_row_info);
     }

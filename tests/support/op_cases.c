@@ -287,18 +287,21 @@ struct gqa_size {
     uint32_t n_heads, n_kv_heads, d_k, d_v, n_cells, window, chunk;
     float cap;
     op_layout sinks;
+    bool sharp;
 };
 static const struct gqa_size gqa_sizes[] = {
-    {1, 1, 1, 1, 1, 0, 0, 0, OP_LAY_NONE},
-    {4, 2, 64, 64, 33, 0, 0, 0, OP_LAY_NONE},
-    {6, 2, 7, 33, 203, 5, 0, 0, OP_LAY_NONE},
-    {5, 5, 72, 8, 300, 128, 0, 0, OP_LAY_PLAIN},
-    {8, 1, 33, 72, 203, 0, 16, 0, OP_LAY_NONE},
-    {3, 3, 128, 128, 1000, 0, 0, 2.0f, OP_LAY_NONE},
-    {8, 4, 16, 16, 100, 1, 0, 0, OP_LAY_ODD},
-    {2, 1, 192, 128, 77, 0, 1, 0.5f, OP_LAY_PLAIN},
-    {12, 3, 40, 24, 500, 37, 64, 1.5f, OP_LAY_PLAIN},
-    {16, 2, 256, 256, 65, 1000, 8192, 0, OP_LAY_NONE},
+    {1, 1, 1, 1, 1, 0, 0, 0, OP_LAY_NONE, false},
+    {4, 2, 64, 64, 33, 0, 0, 0, OP_LAY_NONE, false},
+    {6, 2, 7, 33, 203, 5, 0, 0, OP_LAY_NONE, false},
+    {5, 5, 72, 8, 300, 128, 0, 0, OP_LAY_PLAIN, false},
+    {8, 1, 33, 72, 203, 0, 16, 0, OP_LAY_NONE, false},
+    {3, 3, 128, 128, 1000, 0, 0, 2.0f, OP_LAY_NONE, false},
+    {8, 4, 16, 16, 100, 1, 0, 0, OP_LAY_ODD, false},
+    {2, 1, 192, 128, 77, 0, 1, 0.5f, OP_LAY_PLAIN, false},
+    {12, 3, 40, 24, 500, 37, 64, 1.5f, OP_LAY_PLAIN, false},
+    {16, 2, 256, 256, 65, 1000, 8192, 0, OP_LAY_NONE, false},
+    {6, 2, 40, 24, 300, 0, 0, 1.5f, OP_LAY_NONE, true},
+    {8, 4, 64, 64, 77, 9, 0, 0, OP_LAY_PLAIN, true},
 };
 enum { GQA_SIZES = sizeof gqa_sizes / sizeof gqa_sizes[0] };
 
@@ -339,6 +342,11 @@ static void build_attn(op_case *c, int i)
     cache_add(c, &op->v, op->kv_dtype, s->n_cells, s->n_kv_heads * s->d_v,
               4 * (uint64_t)(i % 3 + 1));
     op_vector_add(c, &op->sinks, (cf_format)(i / 2 % CF_FORMAT_PLAIN), s->n_heads, s->sinks);
+    if (s->sharp) {
+        float *sharp = op_rows_add(c, &op->sharpness, op->n_rows, 1, 1);
+        for (uint32_t r = 0; r < op->n_rows; r++)
+            sharp[r] = 1 + (float)cf_rng_below(&c->rng, 8) * 0.0625f;
+    }
     cf_row_info *rows = (cf_row_info *)(void *)op_array_add(
         c, &op->rows, op->n_rows * sizeof(cf_row_info), 32, OP_IN);
     for (uint32_t r = 0; r < op->n_rows; r++) {
@@ -350,9 +358,10 @@ static void build_attn(op_case *c, int i)
     }
     op_out_add(c, &op->y, (uint64_t)op->n_rows * s->n_heads * s->d_v, OP_F32, OP_OUT);
     snprintf(c->name, sizeof c->name,
-             "attn %s heads %u/%u d %u %u cells %u window %u chunk %u cap %g sinks%s rows %u",
+             "attn %s heads %u/%u d %u %u cells %u window %u chunk %u cap %g sinks%s%s rows %u",
              cf_format_name(op->kv_dtype), s->n_heads, s->n_kv_heads, s->d_k, s->d_v, s->n_cells,
-             s->window, s->chunk, (double)s->cap, op_layout_names[s->sinks], op->n_rows);
+             s->window, s->chunk, (double)s->cap, op_layout_names[s->sinks],
+             s->sharp ? " sharpened" : "", op->n_rows);
 }
 
 static const uint32_t flat_sizes[] = {1, 7, 33, 1000, 70001};

@@ -89,6 +89,8 @@ static void rows_select(op_case *c, uint32_t begin, uint32_t n)
         span_advance(&op->q, b * op->q_stride);
         span_advance(&op->rows, begin * sizeof(cf_row_info));
         span_advance(&op->y, b * op->n_heads * op->d_v);
+        if (op->sharpness.buf)
+            span_advance(&op->sharpness, b);
         op->n_rows = n;
         break;
     }

@@ -33,7 +33,7 @@ typedef struct attn_heads {
 
 // s[h, c] = scale * sum for the tile's DOT_R cells from c0 on that are below n.
 INLINE void attn_scores_keep(const uint t, const dot_acc *acc, uint c0, uint n, float scale,
-                             float cap, SHARED float *s, dot_sums sums)
+                             float cap, float sharpness, SHARED float *s, dot_sums sums)
 {
     dot_finish(DOT_R * t, acc, sums);
     for (uint i = ITEM; i < DOT_R * t; i += WG) {
@@ -41,6 +41,7 @@ INLINE void attn_scores_keep(const uint t, const dot_acc *acc, uint c0, uint n, 
         float v = scale * DOT_SUM(sums, i);
         if (cap > 0.0f)
             v = cap * tanh(v / cap);
+        v *= sharpness;
         if (c < n)
             s[i % t * ATTN_CELLS + c] = v;
     }
@@ -128,7 +129,7 @@ INLINE void latent_scores(bytes_in cells, const __global uint *list, uint n, con
         for (uint i = 0; i < DOT_R; i++)
             rows[i] += weight_bytes(p->rank);
         dot_tile(ATTN_HEADS, rows, q_rope, p->n_rope, acc);
-        attn_scores_keep(ATTN_HEADS, acc, c0, n, p->scale, 0.0f, s, sums);
+        attn_scores_keep(ATTN_HEADS, acc, c0, n, p->scale, 0.0f, 1.0f, s, sums);
     }
 }
 
@@ -182,11 +183,12 @@ KERNEL attn_latent(bytes_in q_lat, bytes_in q_rope, bytes_in cache, bytes_in row
 // One unit: heads [h0, h0 + heads) of row r, all of key head kv. The visible cells are the last of
 // the row's and those just before it.
 INLINE void attn_unit(const uint t, bytes_in q, bytes_in k, bytes_in v, bytes_in rows,
-                      bytes_in sinks, bytes_out y, const ocl_attn_params *p, ulong r, uint kv,
+                      bytes_in sinks, bytes_in sharp, bytes_out y, const ocl_attn_params *p, ulong r, uint kv,
                       uint h0, uint heads, SHARED float *s, dot_sums sums)
 {
     const __global uint *row = UINTS(rows, p->rows) + 4 * r;
     uint n = row[2], end = row[1] + row[2];
+    float sharpness = p->has_sharpness ? FLOATS(sharp, p->sharpness)[r] : 1.0f;
     if (p->window)
         n = min(n, p->window);
     if (p->chunk)
@@ -214,7 +216,7 @@ INLINE void attn_unit(const uint t, bytes_in q, bytes_in k, bytes_in v, bytes_in
             for (uint i = 0; i < DOT_R * t; i++)
                 acc[i] = 0.0f;
             dot_tile(t, cells, qs, p->d_k, acc);
-            attn_scores_keep(t, acc, c, count, p->scale, p->cap, s, sums);
+            attn_scores_keep(t, acc, c, count, p->scale, p->cap, sharpness, s, sums);
         }
         attn_weigh(t, count, &a, s);
         attn_add(t, v + p->v + at * v_head, NULL, p->n_kv_heads * v_head, p->d_v, count, heads, c0 == 0,
@@ -223,8 +225,8 @@ INLINE void attn_unit(const uint t, bytes_in q, bytes_in k, bytes_in v, bytes_in
     attn_divide(p->d_v, heads, &a);
 }
 
-KERNEL attn(bytes_in q, bytes_in k, bytes_in v, bytes_in rows, bytes_in sinks, bytes_out y,
-            const ocl_attn_params p)
+KERNEL attn(bytes_in q, bytes_in k, bytes_in v, bytes_in rows, bytes_in sinks, bytes_in sharp,
+            bytes_out y, const ocl_attn_params p)
 {
     SHARED float s[ATTN_HEADS * ATTN_CELLS];
     DOT_SUMS(sums)
@@ -235,9 +237,10 @@ KERNEL attn(bytes_in q, bytes_in k, bytes_in v, bytes_in rows, bytes_in sinks, b
         uint h0 = kv * per_kv + group * ATTN_HEADS;
         ulong r = u / groups / p.n_kv_heads;
         if (heads == 1)
-            attn_unit(1, q, k, v, rows, sinks, y, &p, r, kv, h0, 1, s, sums);
+            attn_unit(1, q, k, v, rows, sinks, sharp, y, &p, r, kv, h0, 1, s, sums);
         else
-            attn_unit(ATTN_HEADS, q, k, v, rows, sinks, y, &p, r, kv, h0, heads, s, sums);
+            attn_unit(ATTN_HEADS, q, k, v, rows, sinks, sharp, y, &p, r, kv, h0, heads, s,
+                      sums);
     }
 }
 

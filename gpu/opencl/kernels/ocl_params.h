@@ -102,11 +102,11 @@ typedef struct ocl_attn_latent_params {
 } ocl_attn_latent_params;
 
 typedef struct ocl_attn_params {
-    ocl_u64 units, q, k, v, rows, y;
+    ocl_u64 units, q, k, v, rows, y, sharpness;
     ocl_vector sinks;
     ocl_u32 n_heads, n_kv_heads, d_k, d_v, q_stride, window, chunk;
     float scale, cap;
-    ocl_u32 unused;
+    ocl_u32 has_sharpness;
 } ocl_attn_params;
 
 typedef struct ocl_glu_params {

@@ -26,7 +26,7 @@ shared vec4 slice_acc[WG * W_VECS];
 shared float slice_total[WG];
 
 // The cells lid, lid + WG, ... of the tile; those from n on are scored as cell n - 1, unused.
-void score_cells(uint64_t tile, uint n, uint64_t cell_bytes, uint64_t q[HG])
+void score_cells(uint64_t tile, uint n, uint64_t cell_bytes, uint64_t q[HG], float sharpness)
 {
     float s[HG * CT];
     uint64_t cell[CT];
@@ -48,6 +48,7 @@ void score_cells(uint64_t tile, uint n, uint64_t cell_bytes, uint64_t q[HG])
         float v = p.scale * s[i];
         if (p.cap > 0.0)
             v = p.cap * tanh_safe(v / p.cap);
+        v *= sharpness;
         score[i / CT * TILE + i % CT * WG + gl_LocalInvocationID.x] = v;
     }
 }
@@ -95,6 +96,7 @@ void main()
         return;
     uint head0 = (p.kv_first + kv) * per_kv, n = min(cells.y - span * p.span, p.span);
     uint64_t first = (cells.x + span * p.span) * uint64_t(p.n_kv_heads) + p.kv_first + kv;
+    float sharpness = p.sharpness != 0ul ? F32s(p.sharpness).v[uint(r)] : 1.0;
     uint64_t q[HG];
     [[unroll]] for (uint h = 0; h < HG; h++) {
         uint head = head0 + min(h0 + h, per_kv - 1);
@@ -108,7 +110,7 @@ void main()
     for (uint c = 0; c < n; c += TILE) {
         uint n_tile = min(n - c, TILE);
         uint64_t at = first + uint64_t(c) * p.n_kv_heads;
-        score_cells(p.k + at * k_bytes, n_tile, p.n_kv_heads * k_bytes, q);
+        score_cells(p.k + at * k_bytes, n_tile, p.n_kv_heads * k_bytes, q, sharpness);
         barrier();
         weigh_cells(n_tile);
         barrier();

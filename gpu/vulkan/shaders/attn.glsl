@@ -8,7 +8,7 @@
 #include "vector.glsl"
 
 layout(push_constant, std430) uniform Params {
-    uint64_t q, k, v, rows, y, parts;
+    uint64_t q, k, v, rows, y, parts, sharpness; // sharpness 0: 1
     Vector sinks;
     uint n_heads, n_kv_heads, kv_first, kv_count; // this dispatch: kv_count of them from kv_first on
     uint q_stride, window, chunk, span, n_spans;

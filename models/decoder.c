@@ -11,7 +11,7 @@ enum { MAX_NAME = 256 };
 struct build {
     cf_build *b;
     const cf_decoder *d;
-    cf_bufid x, n, t, y, z, g, u, q, k, v, o, q_gate, logits, gate;
+    cf_bufid x, n, t, y, z, g, u, q, k, v, o, q_gate, logits, gate, beside;
     uint32_t kv_layers; /* that have a place in the cache so far */
     cf_latent latent;
     uint32_t rope_def;
@@ -455,6 +455,7 @@ static int route(struct build *k, uint32_t layer, uint32_t *moe, cf_err *err)
     cf_route_def r = d->router;
     r.bias = r.logit_bias = CF_NO_WEIGHT;
     r.logits = k->logits;
+    r.cap = (float)d->router_cap;
     int flags = CF_BIND_FINITE | (d->router_f32 ? CF_BIND_F32 : 0);
     CF_TRY(experts_bind(k, layer, moe, err));
     layer_name(name, d->names.router, layer);
@@ -505,6 +506,7 @@ static int layer_build(struct build *k, uint32_t layer, cf_err *err)
     cf_step *s;
     const cf_decoder *d = k->d;
     const cf_decoder_names *n = &d->names;
+    const char *const formats[] = {n->dense_gate, n->dense_up, n->dense_down};
     CF_TRY(step_norm(k, layer, n->attn_norm, k->x, k->n, err));
     CF_TRY(attention(k, layer, err));
     CF_TRY(sublayer_join(k, layer, false, n->attn_post_norm, err));
@@ -514,12 +516,18 @@ static int layer_build(struct build *k, uint32_t layer, cf_err *err)
         CF_TRY(route(k, layer, &moe, err));
         if (d->shared_ffn)
             CF_TRY(shared(k, layer, err));
+        if (d->beside)
+            CF_TRY(dense(k, layer, formats, d->dense_ffn, k->t, k->beside, err));
         CF_TRY(cf_build_step(k->b, CF_STEP_EXPERTS, layer, k->t, k->y, &s, err));
         s->u.experts.moe = moe;
         s->u.experts.act = d->act;
         s->u.experts.weight_on_input = d->weight_on_input;
+        if (d->beside) {
+            CF_TRY(cf_build_step(k->b, CF_STEP_ADD, layer, k->beside, k->y, &s, err));
+            CF_TRY(cf_build_step(k->b, CF_STEP_SCALE, layer, k->y, k->y, &s, err));
+            s->u.scale.scale = (float)d->beside_scale;
+        }
     } else {
-        const char *const formats[] = {n->dense_gate, n->dense_up, n->dense_down};
         CF_TRY(step_norm(k, layer, n->ffn_norm, k->x, k->n, err));
         CF_TRY(dense(k, layer, formats, d->dense_ffn, k->n, k->y, err));
     }
@@ -545,6 +553,8 @@ static int bufs_build(struct build *k, cf_err *err)
     CF_TRY(cf_build_buf(k->b, "y", d->hidden, &k->y, err));
     if (d->names.attn_post_norm || d->names.ffn_post_norm)
         CF_TRY(cf_build_buf(k->b, "z", d->hidden, &k->z, err));
+    if (d->beside)
+        CF_TRY(cf_build_buf(k->b, "beside", d->hidden, &k->beside, err));
     if (inner) {
         CF_TRY(cf_build_buf(k->b, "g", inner, &k->g, err));
         CF_TRY(cf_build_buf(k->b, "u", inner, &k->u, err));

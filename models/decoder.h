@@ -7,6 +7,9 @@
  *             or  NORM ATTN [NORM] ADD  NORM     DENSE [NORM] ADD
  *     NORM HEAD
  *
+ * With `beside` a dense feed-forward runs beside the experts of each MoE layer, and the two are summed
+ * and scaled.
+ *
  * Names are printf formats over the layer (%u), experts over layer and expert. A NULL name: there is
  * no such tensor. */
 #ifndef CF_MODELS_DECODER_H
@@ -57,9 +60,12 @@ struct cf_decoder {
     double embed_scale, residual_scale, logits_scale, logits_cap; /* scales 0: 1 */
     cf_act_params act;
     cf_route_def router; /* score, groups, renormalise, scale; the rest is filled in */
+    double router_cap;   /* of its logits; 0: none */
     bool router_f32;     /* its matrix is stored in float32 */
     bool router_bias_row; /* its bias is stored as [1, experts] */
     bool weight_on_input;
+    bool beside;
+    double beside_scale;
     cf_fused_form fused;
     bool interleaved; /* TRANSPOSED: gate and up are every other row, biases too; else gate then up */
     /* Latent attention instead of grouped-query attention when rank_kv > 0. */

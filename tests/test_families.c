@@ -180,6 +180,11 @@ static const struct row {
              "\"output_multiplier_scale\":0.577,\"attn_output_multiplier\":0.0884,"
              "\"max_attn_value\":30"),
      2, 64, 8, 315.7, 82.95, 603.98, 6.45},
+    {"Grok-2",
+     DECODER("Grok1ForCausalLM", "131072", "8192", "64", "64", "8",
+             "\"head_dim\":128,\"intermediate_size\":32768,\"moe_intermediate_size\":16384,"
+             "\"num_local_experts\":8,\"num_experts_per_tok\":2,\"residual_moe\":true"),
+     2, 64, 8, 269.5, 113.8, 402.65, 63.36},
     {"DeepSeek-MoE-16B",
      DECODER("DeepseekForCausalLM", "102400", "2048", "28", "16", "16",
              DEEPSEEK("10944", "1408", "64", "2", "6", "1")),

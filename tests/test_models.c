@@ -33,6 +33,7 @@ static const char *const checkpoints[] = {
     "tests/fixtures/models/phimoe",
     "tests/fixtures/models/qwen3_next",
     "tests/fixtures/models/minimax",
+    "tests/fixtures/models/grok2",
 };
 
 static const char *device; /* "ref", "vulkan:0", ... */

@@ -1,9 +1,12 @@
-/* LongCat-Flash and LongCat-Flash-Lite: shortcut-connected MoE over multi-head latent attention.
+/* LongCat-Flash, LongCat-Flash-Lite, LongCat-2.0 and Lite-Sparse: shortcut-connected MoE over
+ * multi-head latent attention.
  *
  * Facts: the LongCat-Flash technical report (arXiv 2509.01322) and the published configs. A
  * checkpoint layer has two attention sub-layers and two dense MLPs; its MoE sees the input of the
  * first MLP and is added only after the second: whatever lies between hides the experts' reads.
- * Lite adds an n-gram embedding: hashed tables of which a few rows are read per token. */
+ * Lite adds an n-gram embedding: hashed tables of which a few rows are read per token. 2.0 and
+ * Lite-Sparse have it under other names, and choose index_topk positions to attend to: up to so many
+ * that is all of them, and longer contexts are refused. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +23,7 @@ typedef struct dims {
     float score_scale;
     uint32_t ngram_order, ngram_splits; /* order 0: no n-gram embedding */
     double ngram_ratio;
+    const char *ngram_table, *ngram_proj; /* names, over the table */
 } dims;
 
 typedef struct bufs {
@@ -53,6 +57,48 @@ fail:
     return rc;
 }
 
+/* Attention over chosen positions is attention over all while there are no more than it chooses. */
+static int sparse_read(cf_build *b, cf_err *err)
+{
+    cf_spec *s = &b->model->spec;
+    uint32_t top_k;
+    int rc = cf_config_u32_or(b, "index_topk", 1, 1u << 20, 0, &top_k, err);
+    if (rc == 0)
+        rc = cf_config_only_text(b, "attention_method", top_k ? "LSA" : "MLA", err);
+    if (rc == 0 && top_k && s->ctx_max > top_k) {
+        snprintf(s->ctx_why, sizeof s->ctx_why,
+                 "beyond %u of its %u positions attention is sparse, which is not built", top_k,
+                 s->ctx_max);
+        s->ctx_max = top_k;
+    }
+    return rc;
+}
+
+/* The n-gram embedding, under either set of names. */
+static int ngram_read(cf_build *b, dims *d, cf_err *err)
+{
+    int rc;
+    bool oe = json_object_get(b->config, "oe_vocab_size_ratio") != NULL;
+    if (!oe && !json_object_get(b->config, "ngram_vocab_size_ratio"))
+        return 0;
+    d->ngram_table = oe ? "model.oe_embed_tokens%u.weight"
+                        : "model.ngram_embeddings.embedders.%u.weight";
+    d->ngram_proj =
+        oe ? "model.oe_embed_proj%u.weight" : "model.ngram_embeddings.post_projs.%u.weight";
+    CF_TRY(cf_config_f64(b, oe ? "oe_vocab_size_ratio" : "ngram_vocab_size_ratio", 0.01, 1e4,
+                         &d->ngram_ratio, err));
+    CF_TRY(cf_config_u32(b, oe ? "oe_neighbor_num" : "emb_neighbor_num", 2, CF_MAX_NGRAM,
+                         &d->ngram_order, err));
+    CF_TRY(cf_config_u32(b, oe ? "oe_split_num" : "emb_split_num", 1, 64, &d->ngram_splits, err));
+    uint32_t n_tables = d->ngram_splits * (d->ngram_order - 1);
+    if (d->hidden % n_tables)
+        return CF_FAIL(err, CF_EFORMAT, "%s: hidden_size %u is not divided by its %u n-gram tables",
+                       b->path, d->hidden, n_tables);
+    return 0;
+fail:
+    return rc;
+}
+
 static int dims_read(cf_build *b, dims *d, cf_err *err)
 {
     int rc;
@@ -63,7 +109,6 @@ static int dims_read(cf_build *b, dims *d, cf_err *err)
     CF_TRY(cf_config_bool_or(b, "norm_topk_prob", false, &d->renormalise, err));
     CF_TRY(cf_config_bool_or(b, "tie_word_embeddings", false, &d->tied, err));
     CF_TRY(cf_config_only_text(b, "hidden_act", "silu", err));
-    CF_TRY(cf_config_only_text(b, "attention_method", "MLA", err));
     CF_TRY(cf_config_only_text(b, "zero_expert_type", "identity", err));
     CF_TRY(cf_config_only_bool(b, "attention_bias", false, err));
     CF_TRY(cf_config_only_bool(b, "router_bias", false, err));
@@ -74,16 +119,8 @@ static int dims_read(cf_build *b, dims *d, cf_err *err)
     d->kv_scale = scale_kv ? sqrt((double)d->hidden / d->kv_rank) : 1;
     CF_TRY(cf_config_rope(b, d->rope, CF_ROPE_INTERLEAVED, 0, &d->rope_def, &d->score_scale, err));
 
-    if (!json_object_get(b->config, "ngram_vocab_size_ratio"))
-        return 0;
-    CF_TRY(cf_config_f64(b, "ngram_vocab_size_ratio", 0.01, 1e4, &d->ngram_ratio, err));
-    CF_TRY(cf_config_u32(b, "emb_neighbor_num", 2, CF_MAX_NGRAM, &d->ngram_order, err));
-    CF_TRY(cf_config_u32(b, "emb_split_num", 1, 64, &d->ngram_splits, err));
-    uint32_t n_tables = d->ngram_splits * (d->ngram_order - 1);
-    if (d->hidden % n_tables)
-        return CF_FAIL(err, CF_EFORMAT, "%s: hidden_size %u is not divided by its %u n-gram tables",
-                       b->path, d->hidden, n_tables);
-    return 0;
+    CF_TRY(sparse_read(b, err));
+    return ngram_read(b, d, err);
 fail:
     return rc;
 }
@@ -117,6 +154,7 @@ static int ngram_build(cf_build *b, const dims *d, const bufs *f, cf_err *err)
 {
     int rc;
     cf_step *s;
+    char name[64];
     const cf_spec *spec = &b->model->spec;
     if (spec->n_eos != 1)
         return CF_FAIL(err, CF_EFORMAT, "%s: n-grams end at one eos_token_id, there are %u",
@@ -126,8 +164,8 @@ static int ngram_build(cf_build *b, const dims *d, const bufs *f, cf_err *err)
     uint32_t first = b->model->n_tables;
     for (uint32_t t = 0; t < n_tables; t++) {
         cf_table_def *table;
-        CF_TRY(cf_bind_table(b, &table, base + 2 * t + 1, cols, err,
-                             "model.ngram_embeddings.embedders.%u.weight", t));
+        snprintf(name, sizeof name, d->ngram_table, t);
+        CF_TRY(cf_bind_table(b, &table, base + 2 * t + 1, cols, err, "%s", name));
         table->key = CF_ROWS_NGRAM;
         table->n = 2 + t / d->ngram_splits;
         table->stop = spec->eos[0];
@@ -141,12 +179,12 @@ static int ngram_build(cf_build *b, const dims *d, const bufs *f, cf_err *err)
     s->u.rows.n_tables = n_tables;
     for (uint32_t t = 0; t < n_tables; t++) {
         cf_wid w;
-        CF_TRY(cf_bind_weight(b, &w, 0, d->hidden, cols, err,
-                              "model.ngram_embeddings.post_projs.%u.weight", t));
+        snprintf(name, sizeof name, d->ngram_proj, t);
+        CF_TRY(cf_bind_weight(b, &w, 0, d->hidden, cols, err, "%s", name));
         CF_TRY(cf_build_step(b, CF_STEP_LINEAR, 0, f->rows, f->x, &s, err));
         s->u.linear.w = w;
         s->u.linear.src_col = t * cols;
-            s->u.linear.accumulate = true;
+        s->u.linear.accumulate = true;
     }
     CF_TRY(cf_build_step(b, CF_STEP_SCALE, 0, f->x, f->x, &s, err));
     s->u.scale.scale = (float)(1.0 / (1 + n_tables));
@@ -297,6 +335,15 @@ static bool is_mtp(const cf_build *b, const char *name)
     return strncmp(name, "model.mtp.", 10) == 0;
 }
 
+/* What chooses positions beyond index_topk. */
+static bool is_indexer(const cf_build *b, const char *name)
+{
+    unsigned layer, sub;
+    int end = 0;
+    (void)b;
+    return sscanf(name, "model.layers.%u.self_attn.%u.indexer.%n", &layer, &sub, &end) == 2 && end;
+}
+
 /* Some converters store matrices for the zero experts too; nothing reads them. */
 static bool is_zero_expert(const cf_build *b, const char *name)
 {
@@ -336,6 +383,7 @@ static int longcat_build(cf_build *b, cf_err *err)
     s->u.head.w = head;
     cf_skip_tensors(b, is_mtp, "multi-token-prediction module");
     cf_skip_tensors(b, is_zero_expert, "matrices of zero experts");
+    cf_skip_tensors(b, is_indexer, "indexers of sparse attention");
     return 0;
 fail:
     return rc;
@@ -344,7 +392,8 @@ fail:
 const cf_family cf_family_longcat = {
     .name = "longcat",
     .architectures = (const char *const[]){"LongcatFlashForCausalLM",
-                                           "LongcatFlashNgramForCausalLM", NULL},
-    .model_types = (const char *const[]){"longcat_flash", "longcat_flash_ngram", NULL},
+                                           "LongcatFlashNgramForCausalLM", "LongcatCausalLM",
+                                           NULL},
+    .model_types = (const char *const[]){"longcat_flash", "longcat_flash_ngram", "longcat", NULL},
     .build = longcat_build,
 };

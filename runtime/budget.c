@@ -44,8 +44,9 @@ static int settings_resolve(cf_memory_plan *p, const cf_model *model, const cf_o
     p->sessions = o->sessions ? o->sessions : 1;
     p->ctx = o->ctx ? o->ctx : (uint32_t)cf_min_u64(model->spec.ctx_max, DEFAULT_CTX);
     if (p->ctx > model->spec.ctx_max)
-        return CF_FAIL(err, CF_ELIMIT, "--ctx %u exceeds the model's %u positions", p->ctx,
-                       model->spec.ctx_max);
+        return CF_FAIL(err, CF_ELIMIT, "--ctx %u exceeds the model's %u positions%s%s", p->ctx,
+                       model->spec.ctx_max, model->spec.ctx_why[0] ? ": " : "",
+                       model->spec.ctx_why);
     if (o->chunk > MAX_CHUNK)
         return CF_FAIL(err, CF_ELIMIT, "--chunk %u exceeds %d tokens", o->chunk, MAX_CHUNK);
     p->chunk = o->chunk ? o->chunk : DEFAULT_CHUNK;

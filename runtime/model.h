@@ -18,6 +18,7 @@ typedef struct cf_spec {
     char family[32];       /* the registered family */
     char architecture[64]; /* as the config spells it */
     uint32_t layers, hidden, vocab, ctx_max;
+    char ctx_why[160]; /* why ctx_max is below the checkpoint's own; empty where it is not */
     uint32_t heads;
     uint32_t experts, zero_experts, top_k; /* per MoE layer */
     int32_t bos;                           /* -1 = none */

@@ -103,6 +103,15 @@ static const struct row {
      LONGCAT("LongcatFlashNgramForCausalLM", "14", "3072", "6144", "1024", "256", "128", "32",
              ",\"ngram_vocab_size_ratio\":78,\"emb_neighbor_num\":4,\"emb_split_num\":4"),
      12, 14, 256, 68.56, 4.51, 9.44, 3.32},
+    {"LongCat-2.0",
+     "{\"architectures\":[\"LongcatCausalLM\"]," ENDS "\"vocab_size\":163840,"
+     "\"hidden_size\":8192,\"num_layers\":38,\"num_attention_heads\":64,\"q_lora_rank\":1536,"
+     "\"kv_lora_rank\":512,\"qk_nope_head_dim\":128,\"qk_rope_head_dim\":64,\"v_head_dim\":128,"
+     "\"ffn_hidden_size\":12288,\"expert_ffn_hidden_size\":2048,\"n_routed_experts\":768,"
+     "\"zero_expert_num\":128,\"moe_topk\":12,\"max_position_embeddings\":262144,"
+     "\"rms_norm_eps\":1e-5,\"rope_theta\":1e6,\"oe_vocab_size_ratio\":100.567,"
+     "\"oe_neighbor_num\":5,\"oe_split_num\":4,\"index_topk\":2048}",
+     12, 38, 768, 1638.6, 56.30, 50.33, 34.69},
     {"DeepSeek-V2",
      DECODER("DeepseekV2ForCausalLM", "102400", "5120", "60", "128", "128",
              DEEPSEEK("12288", "1536", "160", "2", "6", "1") LATENT("1536")),
@@ -238,7 +247,8 @@ static void counts(const struct row *r)
         bool first = strstr(list[i].name, "embed_tokens.") || strstr(list[i].name, ".wte.");
         total += params;
         experts += expert ? params : 0;
-        tables += strstr(list[i].name, "embedders.") ? params : 0;
+        bool table = strstr(list[i].name, "embedders.") || strstr(list[i].name, "oe_embed_tokens");
+        tables += table ? params : 0;
         embedding += first ? params : 0;
     }
     cf_expected_free(list, n);

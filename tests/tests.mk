@@ -31,7 +31,7 @@ ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_gguf test_hazard test_identity test_io test_jinja test_layout test_models test_policy test_quants \
               test_replay test_residency test_rows test_safetensors test_safetensors_write \
               test_sampler test_state test_stored test_timeline test_tokenizer test_tokenizer_parts test_utf8 \
-              test_window)
+              test_variants test_window)
 TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_badmodel test_barriers test_cache test_faults test_fetch test_identity test_io \
               test_models test_rows test_timeline test_window)

@@ -51,13 +51,13 @@ const cf_family *cf_family_find(const json_t *config, const char *path, cf_err *
         CF_FAIL(err, CF_EFORMAT, "%s names neither \"architectures\" nor \"model_type\"", path);
         return NULL;
     }
+    /* Families, not their architectures: a sentence has its bounds. */
     char known[1024] = "", text[100];
-    for (const cf_family *const *f = cf_families; *f; f++)
-        for (const char *const *a = (*f)->architectures; *a; a++) {
-            size_t n = strlen(known);
-            snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", *a);
-        }
-    CF_FAIL(err, CF_EFORMAT, "%s: %s \"%s\" is unknown; known: %s", path,
+    for (const cf_family *const *f = cf_families; *f; f++) {
+        size_t n = strlen(known);
+        snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", (*f)->name);
+    }
+    CF_FAIL(err, CF_EFORMAT, "%s: %s \"%s\" is unknown; known are %s", path,
             arch ? "architecture" : "model_type",
             cf_text_clean(arch ? arch : type, text, sizeof text), known);
     return NULL;

@@ -148,8 +148,9 @@ static int scales_take(cf_build *b, const char *name, const char *suffix, const 
     if (rc < 0)
         return rc;
     out->scale.format = out->scales->format;
-    if (out->scale.format > CF_BF16)
-        return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has dtype %s; scales are F32, F16 or BF16",
+    if (out->scale.format > CF_BF16 && out->scale.format != CF_F8_E8M0)
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: tensor %s has dtype %s; scales are F32, F16, BF16 or F8_E8M0",
                        b->model->dir, out->scales->name, cf_format_name(out->scale.format));
     return 0;
 }

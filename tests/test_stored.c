@@ -28,7 +28,7 @@ static void must_hold(bool holds, const char *what)
 
 enum { FILE_BYTES = 16 << 20, TOKENS = 21, MAX_CODES = 256 };
 
-typedef enum { PLAIN, FP8, INT4, MXFP4 } form;
+typedef enum { PLAIN, FP8, FP8_E8M0, INT4, MXFP4 } form;
 typedef form form_fn(const cf_expected *t);
 
 /* What may be spoilt in the stored form: the text ends a tensor's name. */
@@ -121,14 +121,19 @@ static void plain_add(struct store *s, const cf_expected *t)
 /* ---- codes and scales ---- */
 
 /* 128 x 128 values to a scale, of which neighbours differ by far. */
-static void fp8_add(struct store *s, const cf_expected *t)
+static void fp8_add(struct store *s, const cf_expected *t, bool powers)
 {
     uint64_t rows = t->shape[0], cols = t->shape[1];
     uint64_t of[2] = {cf_ceil_div(rows, 128), cf_ceil_div(cols, 128)};
     uint8_t *codes = malloc(rows * cols);
+    uint8_t *exponents = malloc(of[0] * of[1]);
     float *scales = malloc(of[0] * of[1] * sizeof *scales), *v = malloc(rows * cols * sizeof *v);
-    for (uint64_t i = 0; i < of[0] * of[1]; i++)
+    for (uint64_t i = 0; i < of[0] * of[1]; i++) {
         scales[i] = (float)((0.3 + cf_rng_unit(&s->rng)) * 3e-4 * (1 + 3 * (double)(i % 3)));
+        exponents[i] = (uint8_t)(127 - 11 + i % 3);
+        if (powers)
+            scales[i] = ldexpf(1, exponents[i] - 127);
+    }
     for (uint64_t i = 0; i < rows * cols; i++) {
         do
             codes[i] = (uint8_t)cf_rng_below(&s->rng, MAX_CODES);
@@ -139,9 +144,11 @@ static void fp8_add(struct store *s, const cf_expected *t)
         add(s, t->name, CF_F32, t->shape, 2, v);
     } else {
         add(s, t->name, CF_F8_E4M3, t->shape, 2, codes);
-        add_suffixed(s, t->name, "_scale_inv", CF_F32, of, 2, scales);
+        add_suffixed(s, t->name, "_scale_inv", powers ? CF_F8_E8M0 : CF_F32, of, 2,
+                     powers ? (const void *)exponents : scales);
     }
     free(codes);
+    free(exponents);
     free(scales);
     free(v);
 }
@@ -217,7 +224,8 @@ static void store_fill(struct store *s, const json_t *config, form_fn *form_of)
             plain_add(s, &list[i]);
             break;
         case FP8:
-            fp8_add(s, &list[i]);
+        case FP8_E8M0:
+            fp8_add(s, &list[i], form_of(&list[i]) == FP8_E8M0);
             break;
         case INT4:
             int4_add(s, &list[i]);
@@ -388,6 +396,11 @@ static form fp8_linears(const cf_expected *t)
     return t->n_dims == 2 && strstr(t->name, "proj") ? FP8 : PLAIN;
 }
 
+static form fp8_by_powers(const cf_expected *t)
+{
+    return fp8_linears(t) == FP8 ? FP8_E8M0 : PLAIN;
+}
+
 static form int4_experts(const cf_expected *t)
 {
     return t->n_dims == 2 && strstr(t->name, ".experts.") ? INT4 : PLAIN;
@@ -404,6 +417,7 @@ static void fp8_same_bits(void)
 {
     json_t *config = parse(LATENT("DeepseekV3ForCausalLM", "136", "260", "144", FP8_CONFIG));
     same_bits(config, fp8_linears);
+    same_bits(config, fp8_by_powers);
     json_decref(config);
 }
 
@@ -450,7 +464,7 @@ static void halves_refused(void)
     refused(fp8, fp8_linears, &(spoil){"3.up_proj.weight_scale_inv", false, 7, CF_FORMAT_COUNT},
             "3.up_proj.weight_scale_inv has shape [7, 2], the config implies [2, 2]");
     refused(fp8, fp8_linears, &(spoil){"0.down_proj.weight_scale_inv", false, 0, CF_I8},
-            "has dtype I8; scales are F32, F16 or BF16");
+            "has dtype I8; scales are F32, F16, BF16 or F8_E8M0");
     refused(fp8, fp8_linears, &(spoil){"1.down_proj.weight_scale_inv", false, 0, CF_BF16},
             "have dtype BF16, those of expert 0 have F32");
     refused(int4, int4_experts, &(spoil){"2.gate_proj.weight_scale", true, 0, CF_FORMAT_COUNT},

@@ -118,6 +118,7 @@ static void roles_count(const cf_model *m, roles *r)
     *r = (roles){.skipped_bytes = m->skipped_bytes, .resident_tensors = m->n_weights};
     for (uint32_t i = 0; i < m->n_weights; i++) {
         r->resident_bytes += cf_weight_def_bytes(&m->weights[i]);
+        r->resident_tensors += m->weights[i].scale.rows > 0; /* its scales */
         r->resident_params += (uint64_t)m->weights[i].rows * m->weights[i].cols;
     }
     r->active_params = r->resident_params;

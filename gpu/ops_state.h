@@ -56,7 +56,7 @@ typedef struct cf_op_gate {
     bool silu;
 } cf_op_gate;
 
-/* How much each cell matters to each row (DeepSeek-V3.2's lightning indexer, arXiv 2512.02556):
+/* How much each cell matters to each row (arXiv 2512.02556):
  *   scores[r, i] = scale * sum_h w[r, h] * max(q[r, h] . k[first_cell + i], 0),  i < n_cells of
  * rows[r] k: [cells, d] in kv_dtype. Rows of q are q_stride apart, heads d; w and scores by their
  * strides. No row has more than max_cells cells; of a row of scores n_cells are written. */

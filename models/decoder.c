@@ -12,9 +12,9 @@ struct build {
     cf_build *b;
     const cf_decoder *d;
     cf_bufid x, n, t, y, z, g, u, q, k, v, o, q_gate, logits, gate, beside;
-    uint32_t kv_layers; /* that have a place in the cache so far */
+    uint32_t kv_layers, index_layers; /* that have a place in the cache so far */
     cf_latent latent;
-    uint32_t rope_def;
+    uint32_t rope_def, index_rope;
     float score_scale;
 };
 
@@ -272,6 +272,12 @@ static int attention(struct build *k, uint32_t layer, cf_err *err)
     char prefix[MAX_NAME];
     layer_name(prefix, k->d->names.q, layer); /* of a latent attention: the prefix of its names */
     k->latent.layer = k->latent.kv_slot = layer;
+    if (k->d->index.top_k) {
+        const char *type = json_string_value(json_array_get(k->d->index_types, layer));
+        k->latent.indexed = !type || strcmp(type, "shared") != 0;
+        k->latent.index_slot = k->index_layers;
+        k->index_layers += k->latent.indexed;
+    }
     return cf_latent_build(k->b, &k->latent, prefix, err);
 }
 
@@ -567,7 +573,8 @@ static int bufs_build(struct build *k, cf_err *err)
                                 .rank_kv = d->rank_kv, .nope = d->nope, .rope = d->rot, .v = d->v,
                                 .q_scale = 1, .kv_scale = 1, .eps = d->eps,
                                 .score_scale = (double)k->score_scale, .rope_def = k->rope_def,
-                                .src = k->n, .dst = k->y};
+                                .src = k->n, .dst = k->y, .index = d->index,
+                                .index_rope = k->index_rope};
         return cf_latent_bufs(k->b, &k->latent, err);
     }
     CF_TRY(cf_build_buf(k->b, "q", d->heads * d->head, &k->q, err));
@@ -644,6 +651,10 @@ int cf_decoder_build(cf_build *b, cf_decoder *d, cf_err *err)
     if (d->rope_config)
         b->config = d->rope_config;
     rc = cf_config_rope(b, d->rot, d->rope_layout, d->theta_absent, &k.rope_def, &k.score_scale, err);
+    k.index_rope = k.rope_def;
+    float unused;
+    if (rc == 0 && d->index.top_k && d->index.layout != d->rope_layout)
+        rc = cf_config_rope(b, d->rot, d->index.layout, d->theta_absent, &k.index_rope, &unused, err);
     b->config = config;
     if (rc < 0)
         return rc;
@@ -653,7 +664,8 @@ int cf_decoder_build(cf_build *b, cf_decoder *d, cf_err *err)
     for (uint32_t i = 0; i < d->layers; i++)
         CF_TRY(layer_build(&k, i, err));
     b->model->kv = d->rank_kv
-                       ? (cf_kv_def){.slots = d->layers, .width = d->rank_kv + d->rot, .latent = true}
+                       ? (cf_kv_def){.slots = d->layers, .width = d->rank_kv + d->rot, .latent = true,
+                                     .index_slots = k.index_layers, .index_width = d->index.head}
                        : (cf_kv_def){.slots = 2 * k.kv_layers, .width = d->kv_heads * d->head};
     return head_build(&k, embedding, err);
 fail:

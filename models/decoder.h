@@ -41,6 +41,12 @@ typedef enum {
     CF_FUSED_FLAT        /* gate, up and transposed down, each [E * ffn, hidden] */
 } cf_fused_form;
 
+/* An index beside latent attention; top_k 0: none. */
+typedef struct cf_index_sizes {
+    uint32_t heads, head, top_k;
+    cf_rope_layout layout;
+} cf_index_sizes;
+
 typedef struct cf_decoder cf_decoder;
 struct cf_decoder {
     cf_decoder_names names;
@@ -70,6 +76,8 @@ struct cf_decoder {
     bool interleaved; /* TRANSPOSED: gate and up are every other row, biases too; else gate then up */
     /* Latent attention instead of grouped-query attention when rank_kv > 0. */
     uint32_t rank_q, rank_kv, nope, v;
+    cf_index_sizes index;
+    const json_t *index_types; /* per layer "full": an index of its own, or "shared"; NULL: all full */
     /* Per layer; NULL: all layers are MoE, attention is full and rotated everywhere. */
     bool (*is_moe)(const cf_decoder *d, uint32_t layer);
     void (*attn_layer)(const cf_decoder *d, uint32_t layer, cf_attn_def *attn);
@@ -119,6 +127,10 @@ typedef struct cf_latent {
     double q_scale, kv_scale, eps, score_scale;
     uint32_t rope_def, kv_slot, layer;
     cf_bufid src, dst, q_lat, q, q_abs, kv, o_lat, o;
+    cf_index_sizes index;
+    bool indexed; /* this layer has an index of its own; index.top_k > 0 without one: the last's */
+    uint32_t index_slot, index_rope;
+    cf_bufid selected, index_q, index_k, index_w;
 } cf_latent;
 int cf_latent_bufs(cf_build *b, cf_latent *l, cf_err *err);
 /* prefix: the printed beginning of its tensors' names, "model.layers.3.self_attn." */

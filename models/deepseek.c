@@ -1,6 +1,7 @@
 /* DeepSeek-MoE (arXiv 2401.06066; plain attention), DeepSeek-V2 (arXiv 2405.04434) and V2-Lite,
  * DeepSeek-V3 (arXiv 2412.19437), R1, V3.1 and Kimi-K2, -K2.5 (latent attention), GLM-4.5 (grouped-query
- * attention): leading dense layers, then routed experts beside ungated shared ones. */
+ * attention): leading dense layers, then routed experts beside ungated shared ones. DeepSeek-V3.2 (arXiv
+ * 2512.02556) and GLM-5 have DeepSeek-V3's shape and an index that chooses the cells attention sees. */
 #include <string.h>
 
 #include "models/decoder.h"
@@ -100,15 +101,25 @@ fail:
     return rc;
 }
 
+/* What DeepSeek-V3 and its successors share. */
+static int v3_read(cf_build *b, cf_decoder *d, cf_err *err)
+{
+    int rc;
+    CF_TRY(read_common(b, d, err));
+    CF_TRY(latent_read(b, d, err));
+    CF_TRY(cf_config_only_text(b, "scoring_func", "sigmoid", err));
+    CF_TRY(cf_config_only_text(b, "topk_method", "noaux_tc", err));
+    route_by_sigmoid(d);
+    return 0;
+fail:
+    return rc;
+}
+
 static int v3_text_build(cf_build *b, cf_err *err)
 {
     int rc;
     cf_decoder d = {0};
-    CF_TRY(read_common(b, &d, err));
-    CF_TRY(latent_read(b, &d, err));
-    CF_TRY(cf_config_only_text(b, "scoring_func", "sigmoid", err));
-    CF_TRY(cf_config_only_text(b, "topk_method", "noaux_tc", err));
-    route_by_sigmoid(&d);
+    CF_TRY(v3_read(b, &d, err));
     CF_TRY(cf_decoder_build(b, &d, err));
     cf_skip_layers_beyond(b);
     return 0;
@@ -122,6 +133,59 @@ static int v3_build(cf_build *b, cf_err *err)
     if (json_object_get(b->config, "text_config"))
         return cf_build_wrapped(b, v3_text_build, err);
     return v3_text_build(b, err);
+}
+
+static int index_types_read(const cf_build *b, cf_decoder *d, cf_err *err)
+{
+    const json_t *types = json_object_get(b->config, "indexer_types");
+    if (!types || json_is_null(types))
+        return 0;
+    if (json_array_size(types) != d->layers)
+        return CF_FAIL(err, CF_EFORMAT, "%s: \"indexer_types\" has %zu entries for %u layers",
+                       b->path, json_array_size(types), d->layers);
+    for (uint32_t i = 0; i < d->layers; i++) {
+        const char *type = json_string_value(json_array_get(types, i));
+        bool shared = type && strcmp(type, "shared") == 0;
+        if (!type || (!shared && strcmp(type, "full") != 0))
+            return CF_FAIL(err, CF_EFORMAT, "%s: \"indexer_types\" entry %u is neither \"full\" nor "
+                           "\"shared\"", b->path, i);
+        if (shared && i == 0)
+            return CF_FAIL(err, CF_EFORMAT, "%s: \"indexer_types\" begins with \"shared\": there is "
+                           "nothing before layer 0", b->path);
+    }
+    d->index_types = types;
+    return 0;
+}
+
+static int sparse_build(cf_build *b, bool interleaved, cf_err *err)
+{
+    int rc;
+    cf_decoder d = {0};
+    CF_TRY(v3_read(b, &d, err));
+    CF_TRY(cf_config_u32(b, "index_n_heads", 1, 256, &d.index.heads, err));
+    CF_TRY(cf_config_u32(b, "index_head_dim", 2, 512, &d.index.head, err));
+    CF_TRY(cf_config_u32(b, "index_topk", 1, 1u << 20, &d.index.top_k, err));
+    CF_TRY(cf_config_bool_or(b, "indexer_rope_interleave", interleaved, &interleaved, err));
+    CF_TRY(index_types_read(b, &d, err));
+    d.index.layout = interleaved ? CF_ROPE_INTERLEAVED : CF_ROPE_HALF;
+    if (!d.rank_q || d.index.head < d.rot)
+        return CF_FAIL(err, CF_EFORMAT, "%s: an index of heads of %u wants a \"q_lora_rank\" and at "
+                       "most as many rotary dimensions (%u)", b->path, d.index.head, d.rot);
+    CF_TRY(cf_decoder_build(b, &d, err));
+    cf_skip_layers_beyond(b);
+    return 0;
+fail:
+    return rc;
+}
+
+static int v32_build(cf_build *b, cf_err *err)
+{
+    return sparse_build(b, false, err);
+}
+
+static int glm_dsa_build(cf_build *b, cf_err *err)
+{
+    return sparse_build(b, true, err);
 }
 
 static int glm4_build(cf_build *b, cf_err *err)
@@ -167,6 +231,20 @@ const cf_family cf_family_deepseek_v3 = {
                                            "KimiK25ForConditionalGeneration", NULL},
     .model_types = (const char *const[]){"deepseek_v3", "kimi_k2", "kimi_k25", NULL},
     .build = v3_build,
+};
+
+const cf_family cf_family_deepseek_v32 = {
+    .name = "deepseek-v3.2",
+    .architectures = (const char *const[]){"DeepseekV32ForCausalLM", NULL},
+    .model_types = (const char *const[]){"deepseek_v32", NULL},
+    .build = v32_build,
+};
+
+const cf_family cf_family_glm_moe_dsa = {
+    .name = "glm-moe-dsa",
+    .architectures = (const char *const[]){"GlmMoeDsaForCausalLM", NULL},
+    .model_types = (const char *const[]){"glm_moe_dsa", NULL},
+    .build = glm_dsa_build,
 };
 
 const cf_family cf_family_glm4_moe = {

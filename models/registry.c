@@ -9,7 +9,7 @@ extern const cf_family cf_family_longcat, cf_family_mixtral, cf_family_minimax_m
     cf_family_deepseek_v2, cf_family_deepseek_v3, cf_family_glm4_moe,
     cf_family_granite_moe, cf_family_ernie4_5_moe, cf_family_minicpm_moe, cf_family_grok1,
     cf_family_dbrx, cf_family_llama4, cf_family_gpt_oss, cf_family_phimoe, cf_family_qwen3_next,
-    cf_family_minimax, cf_family_grok2;
+    cf_family_minimax, cf_family_grok2, cf_family_deepseek_v32;
 
 const cf_family *const cf_families[] = {
     &cf_family_longcat,      &cf_family_mixtral,     &cf_family_minimax_m2,  &cf_family_qwen2_moe,
@@ -17,7 +17,7 @@ const cf_family *const cf_families[] = {
     &cf_family_deepseek_v3,  &cf_family_glm4_moe,    &cf_family_granite_moe,  &cf_family_ernie4_5_moe,
     &cf_family_minicpm_moe,  &cf_family_grok1,       &cf_family_dbrx,         &cf_family_llama4,
     &cf_family_gpt_oss,      &cf_family_phimoe,       &cf_family_qwen3_next,   &cf_family_minimax,
-    &cf_family_grok2,
+    &cf_family_grok2,        &cf_family_deepseek_v32,
     NULL};
 
 static bool list_has(const char *const *list, const char *name)

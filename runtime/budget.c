@@ -26,6 +26,7 @@ enum {
     ROW_CACHE_BYTES = 64 << 20, /* at most, unless a chunk needs more to be one batch */
     ENGINE_BYTES = 512 << 10,   /* rings, reads in flight, command lists: whatever the model */
     FILE_BYTES = 1024,          /* a file's path, descriptor and identity */
+    SCORE_BYTES = 32 << 20,     /* of scores of cells, unless one row needs more */
     ROOM_BYTES = 64 << 20       /* left free on the machine when a budget is chosen */
 };
 
@@ -63,6 +64,16 @@ static int settings_resolve(cf_memory_plan *p, const cf_model *model, const cf_o
     return 0;
 }
 
+/* The most cells that a row of this model chooses; 0: it sees all. */
+static uint32_t most_selected(const cf_model *model)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < model->n_steps; i++)
+        if (model->steps[i].kind == CF_STEP_ATTN_LATENT && model->steps[i].u.latent.select_k > most)
+            most = model->steps[i].u.latent.select_k;
+    return most;
+}
+
 static void exec_sizes(cf_memory_plan *p, const cf_model *model)
 {
     uint64_t rows = p->chunk, k = 0, ffn = 0, raw = 0, rot = 0;
@@ -86,7 +97,13 @@ static void exec_sizes(cf_memory_plan *p, const cf_model *model)
     b[CF_XB_EXPERT_H] = rows * k * ffn * 4;
     b[CF_XB_EXPERT_OUT] = rows * k * s->hidden * 4;
     b[CF_XB_LOGITS] = head * s->vocab * 4;
-    b[CF_XB_HIDDEN] = head * s->hidden * 4;
+    uint32_t selected = most_selected(model);
+    p->index_rows = 0;
+    if (selected && selected < p->ctx)
+        p->index_rows =
+            (uint32_t)cf_max_u64(1, cf_min_u64(rows, SCORE_BYTES / ((uint64_t)p->ctx * 4)));
+    b[CF_XB_SCORES] = (uint64_t)p->index_rows * p->ctx * 4;
+    b[CF_XB_HIDDEN] = cf_max_u64(head * s->hidden, selected) * 4;
     b[CF_XB_ROW_INFO] = rows * sizeof(cf_row_info);
     b[CF_XB_TOKENS] = rows * 4;
     b[CF_XB_RAW_ROWS] = raw;
@@ -96,8 +113,16 @@ static void exec_sizes(cf_memory_plan *p, const cf_model *model)
     b[CF_XB_CONSTANTS] = (uint64_t)model->n_constants * sizeof(float);
     for (int i = 0; i < CF_XB_COUNT; i++)
         b[i] = cf_align_up(b[i] ? b[i] : 1, PAGE);
-    p->kv_slot_bytes = cf_align_up(
-        (uint64_t)p->sessions * p->ctx * cf_format_row_bytes(p->kv_dtype, model->kv.width), PAGE);
+    uint64_t cells = (uint64_t)p->sessions * p->ctx;
+    p->kv_slot_bytes =
+        cf_align_up(cells * cf_format_row_bytes(p->kv_dtype, model->kv.width), PAGE);
+    p->index_slot_bytes =
+        cf_align_up(cells * cf_format_row_bytes(p->kv_dtype, model->kv.index_width), PAGE);
+}
+
+uint64_t cf_kv_bytes(const cf_memory_plan *p, const cf_model *model)
+{
+    return model->kv.slots * p->kv_slot_bytes + model->kv.index_slots * p->index_slot_bytes;
 }
 
 uint64_t cf_state_slots_bytes(const cf_memory_plan *p, const cf_state_def *state)
@@ -136,7 +161,7 @@ static void vram_items(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
         scratch += p->exec_bytes[i];
     item_add(p->vram, &p->n_vram, &p->vram_fixed, "resident weights",
              cf_weights_bytes(model, device->max_alloc_bytes));
-    item_add(p->vram, &p->n_vram, &p->vram_fixed, "KV cache", model->kv.slots * p->kv_slot_bytes);
+    item_add(p->vram, &p->n_vram, &p->vram_fixed, "KV cache", cf_kv_bytes(p, model));
     for (uint32_t i = 0; i < model->n_states; i++)
         states += cf_state_slots_bytes(p, &model->states[i]);
     if (states)

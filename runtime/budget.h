@@ -27,6 +27,7 @@ typedef enum {
     CF_XB_ROW_SCALE,    /* a factor a row, for queries sharpened with the position */
     CF_XB_RUNS,         /* cf_state_run [rows] */
     CF_XB_CONSTANTS,    /* the model's */
+    CF_XB_SCORES,       /* of cells [index rows, ctx], where attention chooses them */
     CF_XB_COUNT
 } cf_exec_buf;
 
@@ -55,12 +56,14 @@ typedef struct cf_memory_plan {
     cf_slots_shape shape;
     uint32_t row_entries;
     uint64_t row_window_bytes;
-    uint64_t exec_bytes[CF_XB_COUNT], kv_slot_bytes;
+    uint64_t exec_bytes[CF_XB_COUNT], kv_slot_bytes, index_slot_bytes;
+    uint32_t index_rows; /* rows whose cells are scored at a time; 0: none ever */
     uint64_t total_records, mean_record_bytes;
     uint64_t vram_min, ram_min; /* the smallest budgets that work with these settings */
     uint64_t vram_all;          /* with every expert in its slot */
 } cf_memory_plan;
 
+uint64_t cf_kv_bytes(const cf_memory_plan *plan, const cf_model *model); /* of the whole cache */
 /* Device bytes of one of the model's states: two slots a session, what it has and what it gets. */
 uint64_t cf_state_slots_bytes(const cf_memory_plan *plan, const cf_state_def *state);
 

@@ -101,6 +101,9 @@ typedef struct cf_outputs {
      * ids >= n_experts are zero experts; combine weights likewise. */
     void (*route)(void *user, uint32_t layer, uint32_t position, const uint32_t *ids,
                   const float *weights, uint32_t k);
+    /* Which positions one row looks at in one layer that chooses them, ascending. */
+    void (*select)(void *user, uint32_t layer, uint32_t position, const uint32_t *positions,
+                   uint32_t n);
     void *user;
 } cf_outputs;
 

@@ -246,8 +246,11 @@ static void rows_upload(cf_exec *x)
     uint32_t n = x->n_rows, ctx = x->e->plan.ctx;
     cf_row_info *info = cf_gpu_host_write(
         cf_span_sub(cf_span_of(x->xb[CF_XB_ROW_INFO]), 0, n * sizeof *info));
+    x->most_cells = 0;
     for (uint32_t r = 0; r < n; r++) {
         const cf_row *row = &x->batch->rows[r];
+        if (row->position >= x->most_cells)
+            x->most_cells = row->position + 1;
         uint32_t first = row->session->index * ctx;
         info[r] = (cf_row_info){.cell = first + row->position, .first_cell = first,
                                 .n_cells = row->position + 1, .position = row->position};
@@ -376,12 +379,12 @@ static int device_buffers_create(cf_exec *x, cf_err *err)
         "expert ids", "expert weights", "expert ids for the host", "expert weights for the host",
         "expert pairs", "expert inner rows", "expert rows", "logits", "hidden states", "row info",
         "token ids", "raw rows", "rotations", "row factors",
-        "runs of rows", "constants"};
+        "runs of rows", "constants", "scores of cells"};
     static const cf_buf_kind kinds[CF_XB_COUNT] = {
         CF_BUF_DEVICE, CF_BUF_DEVICE, CF_BUF_READBACK, CF_BUF_READBACK, CF_BUF_UPLOAD,
         CF_BUF_DEVICE, CF_BUF_DEVICE, CF_BUF_READBACK, CF_BUF_READBACK, CF_BUF_UPLOAD,
         CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD,
-        CF_BUF_UPLOAD};
+        CF_BUF_UPLOAD, CF_BUF_DEVICE};
     int rc = 0;
     const cf_memory_plan *p = &x->e->plan;
     for (uint32_t i = 0; i < x->model->n_bufs; i++) {
@@ -389,9 +392,11 @@ static int device_buffers_create(cf_exec *x, cf_err *err)
         CF_TRY(cf_gpu_buf_create(x->gpu, CF_BUF_DEVICE, cf_align_up(bytes, 4096),
                                  x->model->bufs[i].name, &x->acts[i], err));
     }
-    for (uint32_t i = 0; i < x->model->kv.slots; i++)
-        CF_TRY(cf_gpu_buf_create(x->gpu, CF_BUF_DEVICE, p->kv_slot_bytes, "KV cache", &x->kv[i],
-                                 err));
+    const cf_kv_def *kv = &x->model->kv;
+    for (uint32_t i = 0; i < kv->slots + kv->index_slots; i++)
+        CF_TRY(cf_gpu_buf_create(x->gpu, CF_BUF_DEVICE,
+                                 i < kv->slots ? p->kv_slot_bytes : p->index_slot_bytes,
+                                 i < kv->slots ? "KV cache" : "index keys", &x->kv[i], err));
     for (int i = 0; i < CF_XB_COUNT; i++)
         CF_TRY(cf_gpu_buf_create(x->gpu, kinds[i], p->exec_bytes[i], names[i], &x->xb[i], err));
 fail:
@@ -414,7 +419,7 @@ int cf_exec_create(cf_exec **out, cf_engine *engine, cf_err *err)
     x->gpu = engine->gpu;
     x->model = m;
     x->acts = calloc(m->n_bufs + 1, sizeof(cf_gpu_buf *));
-    x->kv = calloc(m->kv.slots + 1, sizeof(cf_gpu_buf *));
+    x->kv = calloc(m->kv.slots + m->kv.index_slots + 1, sizeof(cf_gpu_buf *));
     x->chosen = calloc((size_t)chunk * k, sizeof *x->chosen);
     x->weights = calloc((size_t)chunk * k, sizeof *x->weights);
     x->expert_list = calloc(experts, sizeof *x->expert_list);
@@ -454,7 +459,7 @@ void cf_exec_destroy(cf_exec **exec)
         return;
     for (uint32_t i = 0; x->acts && i < x->model->n_bufs; i++)
         cf_gpu_buf_destroy(&x->acts[i]);
-    for (uint32_t i = 0; x->kv && i < x->model->kv.slots; i++)
+    for (uint32_t i = 0; x->kv && i < x->model->kv.slots + x->model->kv.index_slots; i++)
         cf_gpu_buf_destroy(&x->kv[i]);
     for (int i = 0; i < CF_XB_COUNT; i++)
         cf_gpu_buf_destroy(&x->xb[i]);

@@ -1,5 +1,5 @@
 /* Shared by the executor's files (exec.c, exec_attn.c, exec_latent.c, exec_moe.c, exec_rows.c,
- * exec_state.c). */
+ * exec_state.c, exec_index.c). */
 #ifndef CF_RUNTIME_EXEC_INTERNAL_H
 #define CF_RUNTIME_EXEC_INTERNAL_H
 
@@ -11,13 +11,14 @@ struct cf_exec {
     const cf_model *model;
     cf_gpu_buf **acts;             /* [n_bufs], each [chunk, width] */
     cf_gpu_buf *xb[CF_XB_COUNT];
-    cf_gpu_buf **kv;               /* [kv.slots], each [sessions * ctx, width] */
+    cf_gpu_buf **kv;               /* [kv.slots], each [sessions * ctx, width]; then the indexes' */
     cf_gpu_buf **states;           /* [n_states], each [2 * sessions] slots */
 
     /* The batch being run. */
     const cf_batch *batch;
     uint32_t n_rows;
     uint32_t n_runs; /* sessions in it */
+    uint32_t most_cells; /* that one of its rows sees */
     bool recorded; /* work was recorded since the last barrier or wait */
     bool open;     /* ... since the last submit */
     uint64_t raw_off; /* used part of CF_XB_RAW_ROWS */
@@ -83,6 +84,10 @@ void exec_rotate(cf_exec *x, uint32_t rope_def, cf_span span, uint32_t skip, uin
 
 int exec_attn(cf_exec *x, const cf_step *s, cf_err *err);
 int exec_attn_latent(cf_exec *x, const cf_step *s, cf_err *err);
+/* exec_index.c: the keys of an index into the cache and, where a row has more than k cells, those that
+ * it is to look at into `selected`. src and q_lat are as attention has them. */
+int exec_index(cf_exec *x, const cf_attn_latent_def *a, uint32_t layer, cf_span src, uint32_t width,
+               cf_err *err);
 int exec_attn_delta(cf_exec *x, const cf_step *s, cf_err *err);
 int exec_attn_decay(cf_exec *x, const cf_step *s, cf_err *err);
 /* exec_state.c: the states' buffers and the constants at create, the runs of each batch. */

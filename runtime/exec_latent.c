@@ -6,7 +6,8 @@
  *     o_lat = attention of (q_abs | rotated q) over the cached [latent | rope key]
  *     o     = o_lat through the value half of kv_b;   dst = out o
  *
- * Only latents are cached: rank_kv + rope values a position, whatever the number of heads. */
+ * Only latents are cached: rank_kv + rope values a position, whatever the number of heads. An index
+ * (exec_index.c) may narrow attention down to the cells that matter most to each row. */
 #include "runtime/exec_internal.h"
 
 static void norm_in_place(cf_exec *x, cf_wid w, cf_span span, uint32_t stride, float eps,
@@ -22,7 +23,8 @@ static void norm_in_place(cf_exec *x, cf_wid w, cf_span span, uint32_t stride, f
 
 /* The queries: through q_a, norm and q_b, rotated, and absorbed into the latent space. The latent
  * of the batch goes to the cache on the way. */
-static void project(cf_exec *x, const cf_attn_latent_def *a, cf_span src, uint32_t width)
+static int project(cf_exec *x, const cf_attn_latent_def *a, uint32_t layer, cf_span src,
+                   uint32_t width, cf_err *err)
 {
     uint32_t head = a->nope + a->rope, q_width = a->heads * head, kv_width = a->rank_kv + a->rope;
     cf_span q_lat = exec_act(x, a->q_lat), q = exec_act(x, a->q), kv = exec_act(x, a->kv);
@@ -46,6 +48,11 @@ static void project(cf_exec *x, const cf_attn_latent_def *a, cf_span src, uint32
                                       .rows = exec_row_info(x), .n_rows = x->n_rows, .width = kv_width,
                                       .x_stride = kv_width, .kv_dtype = x->e->plan.kv_dtype});
     exec_recorded(x);
+    if (a->indexed) {
+        int rc = exec_index(x, a, layer, src, width, err);
+        if (rc < 0)
+            return rc;
+    }
     exec_barrier(x);
     exec_rotate(x, a->rope_def, q, a->nope, a->heads, q_width, head);
     cf_gpu_head_linear(x->gpu, CF_STREAM_COMPUTE,
@@ -57,15 +64,18 @@ static void project(cf_exec *x, const cf_attn_latent_def *a, cf_span src, uint32
                                             .y_stride = a->heads * a->rank_kv,
                                             .y_head_stride = a->rank_kv, .transposed = true});
     exec_recorded(x);
+    return 0;
 }
 
 int exec_attn_latent(cf_exec *x, const cf_step *s, cf_err *err)
 {
-    (void)err;
     const cf_attn_latent_def *a = &s->u.latent;
     uint32_t head = a->nope + a->rope, q_width = a->heads * head;
     cf_span q = exec_act(x, a->q), o_lat = exec_act(x, a->o_lat), o = exec_act(x, a->o);
-    project(x, a, exec_act(x, s->src), exec_width(x, s->src));
+    int rc = project(x, a, s->layer, exec_act(x, s->src), exec_width(x, s->src), err);
+    if (rc < 0)
+        return rc;
+    bool selects = a->select_k && x->most_cells > a->select_k;
     exec_barrier(x);
     uint64_t skip = a->nope * sizeof(float);
     cf_gpu_attn_latent(
@@ -74,7 +84,8 @@ int exec_attn_latent(cf_exec *x, const cf_step *s, cf_err *err)
                              .q_rope = cf_span_sub(q, skip, q.bytes - skip),
                              .cache = cf_span_of(x->kv[a->kv_slot]),
                              .rows = exec_row_info(x),
-                             .y = o_lat, .n_rows = x->n_rows, .n_heads = a->heads,
+                             .cells = selects ? exec_act(x, a->selected) : (cf_span){0},
+                             .n_select = a->select_k, .y = o_lat, .n_rows = x->n_rows, .n_heads = a->heads,
                              .rank = a->rank_kv, .n_rope = a->rope, .q_stride = q_width,
                              .q_head_stride = head, .scale = a->scale,
                              .kv_dtype = x->e->plan.kv_dtype});

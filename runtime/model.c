@@ -111,6 +111,10 @@ uint32_t cf_step_weights(const cf_step *s, cf_wid out[CF_STEP_WEIGHTS])
         ADD(s->u.latent.q_a), ADD(s->u.latent.q_a_norm), ADD(s->u.latent.q_b);
         ADD(s->u.latent.kv_a), ADD(s->u.latent.kv_a_norm), ADD(s->u.latent.kv_b);
         ADD(s->u.latent.out);
+        if (s->u.latent.indexed) {
+            const cf_index_def *d = &s->u.latent.index;
+            ADD(d->q), ADD(d->k), ADD(d->k_norm), ADD(d->k_norm_bias), ADD(d->weights);
+        }
         break;
     case CF_STEP_ATTN:
         ADD(s->u.attn.q), ADD(s->u.attn.k), ADD(s->u.attn.v), ADD(s->u.attn.out);

@@ -142,6 +142,17 @@ typedef enum {
     CF_STEP_HEAD         /* logits of the wanted rows: LINEAR of src; the last step */
 } cf_step_kind;
 
+/* Which cells latent attention looks at (arXiv 2512.02556): each position has a small key of its own in
+ * the cache, and the select_k that weigh most for a row are seen, by sum_h w_h max(q_h . key, 0). */
+typedef struct cf_index_def {
+    cf_wid q, k, k_norm, k_norm_bias, weights; /* q: of the normed query latent; the others of src */
+    uint32_t heads, head;
+    uint32_t rope_def; /* rotates the first part of each head */
+    uint32_t slot;     /* among the cache's index slots */
+    float norm_eps;
+    cf_bufid q_buf, k_buf, w_buf;
+} cf_index_def;
+
 typedef struct cf_attn_latent_def {
     cf_wid q_a, q_a_norm, q_b; /* q_a CF_NO_WEIGHT: q_b applies to src itself */
     cf_wid kv_a, kv_a_norm, kv_b, out;
@@ -150,6 +161,10 @@ typedef struct cf_attn_latent_def {
     float norm_eps, scale;             /* scale: of the scores */
     uint32_t rope_def, kv_slot;
     cf_bufid q_lat, q, q_abs, kv, o_lat, o; /* scratch */
+    uint32_t select_k; /* cells that a row sees at most; 0: all. As `selected` names them: */
+    cf_bufid selected; /* uint32 [rows, select_k] */
+    bool indexed;      /* this layer chooses; else the choice of the last that did stands */
+    cf_index_def index;
 } cf_attn_latent_def;
 
 /* What happens to queries and keys between projection and scores. */
@@ -242,9 +257,11 @@ typedef struct cf_step {
     } u;
 } cf_step;
 
-/* The KV cache: `slots` independent caches of `width` values per position. */
+/* The KV cache: `slots` independent caches of `width` values per position, and beside them the small
+ * keys of indexes. */
 typedef struct cf_kv_def {
     uint32_t slots, width;
+    uint32_t index_slots, index_width;
     bool latent; /* f32 by default: an f16 latent is known to hurt */
 } cf_kv_def;
 

@@ -47,7 +47,7 @@ void cf_engine_get_stats(const cf_engine *e, cf_stats *out)
         .vram_peak = cf_ledger_peak(e->ledger, CF_POOL_DEVICE),
         .ram_budget = p->ram_budget,
         .ram_peak = cf_ledger_peak(e->ledger, CF_POOL_HOST),
-        .kv_bytes = e->model->kv.slots * p->kv_slot_bytes,
+        .kv_bytes = cf_kv_bytes(p, e->model),
         .slot_bytes = p->shape.slot_bytes,
         .slots = p->shape.n_slots,
         .slabs = p->shape.n_slabs + p->shape.n_tier,

@@ -124,6 +124,11 @@ static const struct row {
      DECODER("DeepseekV3ForCausalLM", "129280", "7168", "61", "128", "128",
              DEEPSEEK("18432", "2048", "256", "1", "8", "3") LATENT("1536") V3),
      8, 58, 256, 671.0, 36.63, 44.04, 17.12},
+    {"DeepSeek-V3.2",
+     DECODER("DeepseekV32ForCausalLM", "129280", "7168", "61", "128", "128",
+             DEEPSEEK("18432", "2048", "256", "1", "8", "3") LATENT("1536") V3
+             ",\"index_n_heads\":64,\"index_head_dim\":128,\"index_topk\":2048"),
+     8, 58, 256, 671.9, 37.48, 44.04, 17.97},
     {"Kimi-K2",
      DECODER("DeepseekV3ForCausalLM", "163840", "7168", "61", "64", "64",
              DEEPSEEK("18432", "2048", "384", "1", "8", "1") LATENT("1536") V3),

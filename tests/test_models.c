@@ -34,6 +34,7 @@ static const char *const checkpoints[] = {
     "tests/fixtures/models/qwen3_next",
     "tests/fixtures/models/minimax",
     "tests/fixtures/models/grok2",
+    "tests/fixtures/models/deepseek_v32",
 };
 
 static const char *device; /* "ref", "vulkan:0", ... */
@@ -81,6 +82,7 @@ static void run_one(const char *dir, const char *kv, uint32_t step, double toler
     if (exact) {
         CHECK(hidden <= tolerance);
         CHECK_INT(oracle_expert_differences(expected, r), 0);
+        CHECK_INT(oracle_selection_differences(expected, r), 0);
         CHECK_INT(oracle_run_greedy(expected, s, expected->vocab, &err), expected->n_greedy);
     }
     oracle_run_free(r);

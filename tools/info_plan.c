@@ -97,6 +97,9 @@ static void step_describe(const cf_model *m, const cf_step *s, line *l)
     case CF_STEP_ATTN_LATENT:
         line_add(l, "%u heads, query %u, latent %u + %u, kv slot %u", s->u.latent.heads,
                  s->u.latent.rank_q, s->u.latent.rank_kv, s->u.latent.rope, s->u.latent.kv_slot);
+        if (s->u.latent.select_k)
+            line_add(l, ", %u cells %s", s->u.latent.select_k,
+                     s->u.latent.indexed ? "chosen here" : "as chosen before");
         return;
     case CF_STEP_ATTN:
         line_add(l, "%u heads of %u, %u for keys and values, kv slots %u and %u", s->u.attn.heads,

@@ -62,6 +62,28 @@ static void routing_load(oracle *o, const json_t *routing)
     }
 }
 
+static size_t selected_size(const oracle *o)
+{
+    return (size_t)o->n_select * o->n_prompt * o->n_prompt;
+}
+
+static void selection_load(oracle *o, const json_t *dsa)
+{
+    o->n_select = (uint32_t)json_array_size(dsa);
+    o->select_layer = calloc(o->n_select + 1, sizeof *o->select_layer);
+    o->selected = calloc(selected_size(o) + 1, 1);
+    for (uint32_t m = 0; m < o->n_select; m++) {
+        const json_t *entry = json_array_get(dsa, m);
+        o->select_layer[m] = (uint32_t)json_integer_value(json_object_get(entry, "layer"));
+        for (uint32_t t = 0; t < o->n_prompt; t++) {
+            const json_t *list = json_array_get(json_object_get(entry, "selected"), t);
+            uint8_t *row = o->selected + ((size_t)m * o->n_prompt + t) * o->n_prompt;
+            for (size_t i = 0; i < json_array_size(list); i++)
+                row[json_integer_value(json_array_get(list, i))] = 1;
+        }
+    }
+}
+
 oracle *oracle_load(const char *dir)
 {
     char base[1024], path[1100];
@@ -93,6 +115,7 @@ oracle *oracle_load(const char *dir)
         shape_read(json_object_get(shapes, "hidden.f32"), hidden_shape);
         o->logits_std = json_number_value(json_object_get(j, "logits_std"));
         routing_load(o, json_object_get(j, "routing"));
+        selection_load(o, json_object_get(j, "dsa"));
     }
     o->vocab = logits_shape[1];
     o->layers = hidden_shape[0];
@@ -119,6 +142,8 @@ void oracle_free(oracle *o)
     free(o->moe_layer);
     free(o->experts);
     free(o->weights);
+    free(o->select_layer);
+    free(o->selected);
     free(o);
 }
 
@@ -133,6 +158,7 @@ oracle_run *oracle_run_new(const oracle *o)
     size_t n = (size_t)o->n_moe * o->n_prompt * o->k;
     r->experts = calloc(n + 1, sizeof *r->experts);
     r->weights = calloc(n + 1, sizeof *r->weights);
+    r->selected = calloc(selected_size(o) + 1, 1);
     return r;
 }
 
@@ -144,6 +170,7 @@ void oracle_run_free(oracle_run *r)
     free(r->hidden_state);
     free(r->experts);
     free(r->weights);
+    free(r->selected);
     free(r);
 }
 
@@ -179,10 +206,27 @@ static void on_route(void *user, uint32_t layer, uint32_t position, const uint32
     memcpy(r->weights + at, weights, k * sizeof *weights);
 }
 
+static void on_select(void *user, uint32_t layer, uint32_t position, const uint32_t *positions,
+                      uint32_t n)
+{
+    oracle_run *r = user;
+    const oracle *o = r->o;
+    uint32_t m = 0;
+    while (m < o->n_select && o->select_layer[m] != layer)
+        m++;
+    if (m == o->n_select || position >= o->n_prompt)
+        return;
+    uint8_t *row = r->selected + ((size_t)m * o->n_prompt + position) * o->n_prompt;
+    for (uint32_t i = 0; i < n; i++)
+        if (positions[i] <= position)
+            row[positions[i]] = 1;
+}
+
 int oracle_run_prompt(oracle_run *r, cf_session *s, uint32_t step, cf_err *err)
 {
     const oracle *o = r->o;
-    cf_outputs out = {.row = on_row, .layer = on_layer, .route = on_route, .user = r};
+    cf_outputs out = {.row = on_row, .layer = on_layer, .route = on_route, .select = on_select,
+                      .user = r};
     for (uint32_t i = 0; i < o->n_prompt; i += step) {
         uint32_t n = o->n_prompt - i < step ? o->n_prompt - i : step;
         int rc = cf_session_extend(s, o->prompt + i, n, CF_PHASE_PROMPT, &out, err);
@@ -245,5 +289,13 @@ uint32_t oracle_expert_differences(const oracle *o, const oracle_run *r)
     uint32_t n = 0;
     for (size_t i = 0; i < (size_t)o->n_moe * o->n_prompt; i++)
         n += memcmp(o->experts + i * o->k, r->experts + i * o->k, o->k * sizeof *o->experts) != 0;
+    return n;
+}
+
+uint32_t oracle_selection_differences(const oracle *o, const oracle_run *r)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < (size_t)o->n_select * o->n_prompt; i++)
+        n += memcmp(o->selected + i * o->n_prompt, r->selected + i * o->n_prompt, o->n_prompt) != 0;
     return n;
 }

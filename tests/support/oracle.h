@@ -14,6 +14,9 @@ typedef struct oracle {
     uint32_t *moe_layer; /* [n_moe] the model's own layer of each */
     uint32_t *experts;   /* [n_moe, n_prompt, k] ascending; NULL when not given */
     float *weights;    /* likewise */
+    uint32_t n_select;      /* layers that choose the positions they look at */
+    uint32_t *select_layer; /* [n_select] */
+    uint8_t *selected;      /* [n_select, n_prompt, n_prompt]: whether row t looks at position p */
 } oracle;
 
 /* dir: of config.json; results beside it, or in oracle/. Returns NULL and prints why. */
@@ -25,6 +28,7 @@ typedef struct oracle_run {
     float *logits, *hidden_state; /* shapes as in oracle */
     uint32_t *experts;
     float *weights;
+    uint8_t *selected;
     const oracle *o;
 } oracle_run;
 
@@ -42,5 +46,7 @@ double oracle_logits_error(const oracle *o, const oracle_run *r);
 double oracle_hidden_error(const oracle *o, const oracle_run *r);
 /* (layer, position) pairs whose expert sets differ. */
 uint32_t oracle_expert_differences(const oracle *o, const oracle_run *r);
+/* (layer, position) pairs that look at other positions. */
+uint32_t oracle_selection_differences(const oracle *o, const oracle_run *r);
 
 #endif

@@ -4,21 +4,35 @@
 
 #include "models/family.h"
 
-extern const cf_family cf_family_longcat, cf_family_mixtral, cf_family_minimax_m2,
-    cf_family_qwen2_moe, cf_family_qwen3_moe, cf_family_olmoe, cf_family_deepseek_moe,
-    cf_family_deepseek_v2, cf_family_deepseek_v3, cf_family_glm4_moe,
-    cf_family_granite_moe, cf_family_ernie4_5_moe, cf_family_minicpm_moe, cf_family_grok1,
-    cf_family_dbrx, cf_family_llama4, cf_family_gpt_oss, cf_family_phimoe, cf_family_qwen3_next,
-    cf_family_minimax, cf_family_grok2, cf_family_deepseek_v32;
+#define FAMILIES(X)                                                                                \
+    X(longcat)                                                                                     \
+    X(mixtral)                                                                                     \
+    X(minimax_m2)                                                                                  \
+    X(phimoe)                                                                                      \
+    X(qwen2_moe)                                                                                   \
+    X(qwen3_moe)                                                                                   \
+    X(olmoe)                                                                                       \
+    X(qwen3_next)                                                                                  \
+    X(deepseek_moe)                                                                                \
+    X(deepseek_v2)                                                                                 \
+    X(deepseek_v3)                                                                                 \
+    X(deepseek_v32)                                                                                \
+    X(glm4_moe)                                                                                    \
+    X(glm_moe_dsa)                                                                                 \
+    X(granite_moe)                                                                                 \
+    X(ernie4_5_moe)                                                                                \
+    X(minicpm_moe)                                                                                 \
+    X(grok1)                                                                                       \
+    X(grok2)                                                                                       \
+    X(dbrx)                                                                                        \
+    X(llama4)                                                                                      \
+    X(gpt_oss)                                                                                     \
+    X(minimax)
 
-const cf_family *const cf_families[] = {
-    &cf_family_longcat,      &cf_family_mixtral,     &cf_family_minimax_m2,  &cf_family_qwen2_moe,
-    &cf_family_qwen3_moe,    &cf_family_olmoe,       &cf_family_deepseek_moe, &cf_family_deepseek_v2,
-    &cf_family_deepseek_v3,  &cf_family_glm4_moe,    &cf_family_granite_moe,  &cf_family_ernie4_5_moe,
-    &cf_family_minicpm_moe,  &cf_family_grok1,       &cf_family_dbrx,         &cf_family_llama4,
-    &cf_family_gpt_oss,      &cf_family_phimoe,       &cf_family_qwen3_next,   &cf_family_minimax,
-    &cf_family_grok2,        &cf_family_deepseek_v32,
-    NULL};
+#define DECLARE(name) extern const cf_family cf_family_##name;
+#define LIST(name)    &cf_family_##name,
+FAMILIES(DECLARE)
+const cf_family *const cf_families[] = {FAMILIES(LIST) NULL};
 
 static bool list_has(const char *const *list, const char *name)
 {

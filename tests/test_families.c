@@ -129,6 +129,13 @@ static const struct row {
              DEEPSEEK("18432", "2048", "256", "1", "8", "3") LATENT("1536") V3
              ",\"index_n_heads\":64,\"index_head_dim\":128,\"index_topk\":2048"),
      8, 58, 256, 671.9, 37.48, 44.04, 17.97},
+    {"GLM-5",
+     DECODER("GlmMoeDsaForCausalLM", "154880", "6144", "78", "64", "64",
+             DEEPSEEK("12288", "2048", "256", "1", "8", "3") V3
+             ",\"q_lora_rank\":2048,\"kv_lora_rank\":512,\"qk_nope_head_dim\":192,"
+             "\"qk_rope_head_dim\":64,\"v_head_dim\":256,\"index_n_heads\":32,"
+             "\"index_head_dim\":128,\"index_topk\":2048"),
+     8, 75, 256, 743.9, 40.83, 37.75, 19.14},
     {"Kimi-K2",
      DECODER("DeepseekV3ForCausalLM", "163840", "7168", "61", "64", "64",
              DEEPSEEK("18432", "2048", "384", "1", "8", "1") LATENT("1536") V3),

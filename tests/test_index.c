@@ -5,7 +5,8 @@
 #include "tests/check.h"
 #include "tests/support/oracle.h"
 
-static const char *const checkpoints[] = {"tests/fixtures/models/deepseek_v32"};
+static const char *const checkpoints[] = {"tests/fixtures/models/deepseek_v32",
+                                          "tests/fixtures/models/glm_moe_dsa"};
 
 static cf_engine *e;
 static oracle *o;

@@ -35,6 +35,7 @@ static const char *const checkpoints[] = {
     "tests/fixtures/models/minimax",
     "tests/fixtures/models/grok2",
     "tests/fixtures/models/deepseek_v32",
+    "tests/fixtures/models/glm_moe_dsa",
 };
 
 static const char *device; /* "ref", "vulkan:0", ... */

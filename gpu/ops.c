@@ -667,3 +667,30 @@ void cf_gpu_index_select(cf_gpu *gpu, cf_stream stream, const cf_op_index_select
         apart(in[i], r[i], op->cells, cells);
     gpu->fns->index_select(gpu, stream, op);
 }
+
+/* ---- distance ---- */
+
+void cf_gpu_attn_bias(cf_gpu *gpu, cf_stream stream, const cf_op_attn_bias *op)
+{
+    struct call c = call_begin(gpu, stream, "attn_bias");
+    kv_dtype_assert(op->kv_dtype);
+    uint64_t width = (uint64_t)op->n_heads * op->d;
+    cf_assert(width > 0 && op->n_buckets > 0 && op->zero < op->n_buckets);
+    cf_assert(op->k.off % 4 == 0 && op->v.off % 4 == 0);
+    cf_assert(op->k.bytes >= cf_format_row_bytes(op->kv_dtype, width));
+    cf_assert(op->v.bytes >= cf_format_row_bytes(op->kv_dtype, width));
+    cf_assert(op->bias.cols == op->n_heads && cf_formats[op->bias.dtype].block_values == 1);
+    touch_whole(&c, &op->bias);
+    const cf_span in[5] = {op->q, op->k, op->v, op->rows, op->buckets};
+    cf_range r[5] = {
+        touch_rows(&c, op->q, op->n_rows, width, op->q_stride, CF_ACCESS_READ),
+        touch(&c, op->k, cf_range_plain(0, op->k.bytes), CF_ACCESS_READ),
+        touch(&c, op->v, cf_range_plain(0, op->v.bytes), CF_ACCESS_READ),
+        touch_flat(&c, op->rows, op->n_rows, 4, CF_ACCESS_READ),
+        touch_flat(&c, op->buckets, 1, op->n_buckets, CF_ACCESS_READ),
+    };
+    cf_range y = touch_flat(&c, op->y, op->n_rows, width, CF_ACCESS_WRITE);
+    for (int i = 0; i < 5; i++)
+        apart(in[i], r[i], op->y, y);
+    gpu->fns->attn_bias(gpu, stream, op);
+}

@@ -1,6 +1,6 @@
-/* Ops of attention that keeps a state of fixed size instead of a cache, or that looks at a choice
- * of cells: part of gpu/ops.h, which includes this and says what holds for all ops. Defined by
- * gpu/ref/ref_state.c and ref_index.c. */
+/* Ops of attention that keeps a state of fixed size instead of a cache, looks at a choice of cells,
+ * or weighs them by distance: part of gpu/ops.h, which includes this and says what holds for all
+ * ops. Defined by gpu/ref/ref_state.c, ref_index.c and ref_bias.c. */
 #ifndef CF_GPU_OPS_STATE_H
 #define CF_GPU_OPS_STATE_H
 
@@ -75,12 +75,28 @@ typedef struct cf_op_index_select {
     uint32_t n_rows, k, max_cells, score_stride;
 } cf_op_index_select;
 
+/* Attention over cached keys and values of every head, biased by distance (arXiv 1910.10683):
+ *   s_c = scale * q[r, h] . k[c, h] + bias[buckets[clamp(p - position + zero, 0, n_buckets - 1)], h]
+ *   y[r, h] = sum_c softmax(s)_c v[c, h]
+ * over all cells c of rows[r]; cell first_cell + p is position p, before the row's own or behind
+ * it. k, v: [cells, n_heads * d] in kv_dtype. buckets: uint32 [n_buckets], rows of bias
+ * [.., n_heads], plain, in a format of single values; one >= bias.rows is a caller's error.
+ * y: [n_rows, n_heads * d]; q by its stride. */
+typedef struct cf_op_attn_bias {
+    cf_weight bias;
+    cf_span buckets, q, k, v, rows, y;
+    uint32_t n_rows, n_heads, d, q_stride, n_buckets, zero;
+    float scale;
+    cf_format kv_dtype;
+} cf_op_attn_bias;
+
 #define CF_GPU_STATE_OPS(X)                                                                        \
     X(conv)                                                                                        \
     X(state_gates)                                                                                 \
     X(attn_state)                                                                                  \
     X(gate)                                                                                        \
     X(index_score)                                                                                 \
-    X(index_select)
+    X(index_select)                                                                                \
+    X(attn_bias)
 
 #endif

@@ -187,4 +187,53 @@ static void define_index_select(const op_case *c, struct expect *e)
     }
 }
 
+static void define_bias_head(const op_case *c, struct expect *e, const double *k, const double *v,
+                             const struct matrix *bias, uint32_t r, uint32_t h)
+{
+    const cf_op_attn_bias *op = &c->op.attn_bias;
+    const cf_row_info *row = (const cf_row_info *)(const void *)uints(c, &op->rows) + r;
+    const float *q = floats(c, &op->q) + (uint64_t)r * op->q_stride + (uint64_t)h * op->d;
+    double *score = malloc(row->n_cells * sizeof *score), max = -INFINITY, total = 0, spread = 0;
+    if (!score)
+        abort();
+    for (int64_t p = 0; p < row->n_cells; p++) {
+        int64_t at = p - (int64_t)row->position + op->zero, last = (int64_t)op->n_buckets - 1;
+        uint32_t bucket = uints(c, &op->buckets)[at < 0 ? 0 : at > last ? last : at];
+        uint64_t cell = (row->first_cell + (uint64_t)p) * op->n_heads + h;
+        struct sum s = dot(k + cell * op->d, q, op->d);
+        double add = bias->values[op_weight_index(bias->w, bucket, h)];
+        score[p] = (double)op->scale * s.value + add;
+        spread = fmax(spread, (double)op->scale * s.mag + fabs(add));
+        max = fmax(max, score[p]);
+    }
+    for (uint32_t p = 0; p < row->n_cells; p++)
+        total += exp(score[p] - max);
+    for (uint32_t i = 0; i < op->d; i++) {
+        struct sum s = {0, 0};
+        for (uint32_t p = 0; p < row->n_cells; p++) {
+            uint64_t cell = (row->first_cell + (uint64_t)p) * op->n_heads + h;
+            double part = exp(score[p] - max) / total * v[cell * op->d + i];
+            s.value += part;
+            s.mag += fabs(part);
+        }
+        put(e, c, &op->y, ((uint64_t)r * op->n_heads + h) * op->d + i, s.value,
+            s.mag * (1 + 0.25 * spread));
+    }
+    free(score);
+}
+
+static void define_attn_bias(const op_case *c, struct expect *e)
+{
+    const cf_op_attn_bias *op = &c->op.attn_bias;
+    double *k = decoded(c, &op->k, op->kv_dtype), *v = decoded(c, &op->v, op->kv_dtype);
+    struct matrix bias = matrix_of(c, &op->bias);
+    e->tolerance = TOLERANCE_EXP;
+    for (uint32_t r = 0; r < op->n_rows; r++)
+        for (uint32_t h = 0; h < op->n_heads; h++)
+            define_bias_head(c, e, k, v, &bias, r, h);
+    free(k);
+    free(v);
+    free(bias.values);
+}
+
 #endif

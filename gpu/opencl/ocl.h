@@ -8,7 +8,7 @@
  *   ocl_cache.c     the files of those
  *   ocl_ops.c       ops -> kernels and their parameters
  *   ocl_experts.c   the same, of routed experts
- *   ocl_state.c     the same, of attention with a state, or over chosen cells
+ *   ocl_state.c     the same, of attention with a state, over chosen cells, by distance
  *
  * Threads: see gpu/gpu.h. Beyond it, `program_lock` guards the programs, `failure_lock` the
  * sentence of the first failure, a stream's `lock` the events of its points. */
@@ -92,6 +92,7 @@ typedef enum { OCL_WEIGHT, OCL_KV, OCL_PLAIN } ocl_kernel_class;
     X(attn_latent, OCL_KV, 6)                                                                      \
     X(attn, OCL_KV, 7)                                                                             \
     X(index_score, OCL_KV, 5)                                                                      \
+    X(attn_bias, OCL_KV, 7)                                                                        \
     X(norm, OCL_PLAIN, 4)                                                                          \
     X(rope, OCL_PLAIN, 2)                                                                          \
     X(glu, OCL_PLAIN, 3)                                                                           \

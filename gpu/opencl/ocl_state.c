@@ -1,4 +1,5 @@
-/* Ops of attention with a state of fixed size, and of the choice of cells. As ocl_ops.c. */
+/* Ops of attention with a state of fixed size, over a choice of cells, and biased by distance. As
+ * ocl_ops.c. */
 #include "gpu/opencl/ocl_ops.h"
 
 void ocl_op_conv(cf_gpu *gpu, cf_stream stream, const cf_op_conv *op)
@@ -145,4 +146,31 @@ void ocl_op_index_select(cf_gpu *gpu, cf_stream stream, const cf_op_index_select
     ocl_reads(g, stream, op->rows);
     LAUNCH(g, stream, index_select, CF_F32, bufs, &p);
     ocl_writes_after(g, stream, op->cells);
+}
+
+void ocl_op_attn_bias(cf_gpu *gpu, cf_stream stream, const cf_op_attn_bias *op)
+{
+    ocl_gpu *g = ocl_of(gpu);
+    ocl_attn_bias_params p = {.units = (uint64_t)op->n_rows * op->n_heads,
+                              .buckets = op->buckets.off,
+                              .q = op->q.off,
+                              .k = op->k.off,
+                              .v = op->v.off,
+                              .rows = op->rows.off,
+                              .y = op->y.off,
+                              .bias = vector(&op->bias),
+                              .n_heads = op->n_heads,
+                              .d = op->d,
+                              .q_stride = op->q_stride,
+                              .n_buckets = op->n_buckets,
+                              .zero = op->zero,
+                              .scale = op->scale};
+    const cf_span in[] = {op->buckets, op->q, op->k, op->v, op->rows};
+    cf_gpu_buf *bufs[] = {op->bias.span.buf, op->buckets.buf, op->q.buf, op->k.buf,
+                          op->v.buf,         op->rows.buf,    op->y.buf};
+    reads_weight(g, stream, &op->bias);
+    for (size_t i = 0; i < sizeof in / sizeof *in; i++)
+        ocl_reads(g, stream, in[i]);
+    LAUNCH(g, stream, attn_bias, op->kv_dtype, bufs, &p);
+    ocl_writes_after(g, stream, op->y);
 }

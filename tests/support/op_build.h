@@ -54,7 +54,8 @@ void op_build_attn_state(op_case *c, int i);
 void op_build_gate(op_case *c, int i);
 void op_build_index_score(op_case *c, int i);
 void op_build_index_select(op_case *c, int i);
-extern const int op_index_score_count, op_index_select_count;
+void op_build_attn_bias(op_case *c, int i);
+extern const int op_index_score_count, op_index_select_count, op_attn_bias_count;
 extern const int op_conv_count, op_state_gates_count, op_attn_state_count, op_gate_count;
 
 #endif

@@ -511,6 +511,7 @@ static const struct family families[] = {
     {OP_gate, 0, &op_gate_count, op_build_gate},
     {OP_index_score, 0, &op_index_score_count, op_build_index_score},
     {OP_index_select, 0, &op_index_select_count, op_build_index_select},
+    {OP_attn_bias, 0, &op_attn_bias_count, op_build_attn_bias},
 };
 enum { FAMILIES = sizeof families / sizeof families[0] };
 _Static_assert((int)FAMILIES == (int)OP_KINDS, "every op has cases");

@@ -1,4 +1,4 @@
-/* Op cases of the choice of cells: see op_cases.h. */
+/* Op cases of the choice of cells, and of attention by distance: see op_cases.h. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 #include "tests/support/op_build.h"
 
 /* Rows that see the last `n` cells of a cache each, the first row all of them. */
-static void rows_add(op_case *c, cf_span *field, uint32_t n_rows, uint32_t n_cells)
+static cf_row_info *rows_add(op_case *c, cf_span *field, uint32_t n_rows, uint32_t n_cells)
 {
     cf_row_info *rows =
         (cf_row_info *)(void *)op_array_add(c, field, n_rows * sizeof *rows, 32, OP_IN);
@@ -15,6 +15,20 @@ static void rows_add(op_case *c, cf_span *field, uint32_t n_rows, uint32_t n_cel
         uint32_t first = r ? (uint32_t)cf_rng_below(&c->rng, n_cells) : 0;
         uint32_t n = r ? 1 + (uint32_t)cf_rng_below(&c->rng, n_cells - first) : n_cells;
         rows[r] = (cf_row_info){first + n - 1, first, n, n - 1};
+    }
+    return rows;
+}
+
+/* `values` numbers of a cache. */
+static void cells_add(op_case *c, cf_span *field, cf_format t, uint64_t values, uint64_t lead)
+{
+    uint8_t *cells = op_array_add(c, field, cf_format_row_bytes(t, values), lead, OP_IN);
+    for (uint64_t j = 0; j < values; j++) {
+        float v = op_rng_value(&c->rng);
+        if (t == CF_F32)
+            ((float *)(void *)cells)[j] = v;
+        else
+            ((uint16_t *)(void *)cells)[j] = cf_f32_to_f16(v);
     }
 }
 
@@ -41,16 +55,7 @@ void op_build_index_score(op_case *c, int i)
     op->scale = 0.3f;
     op_rows_add(c, &op->q, op->n_rows, s->n_heads * s->d, op->q_stride);
     op_rows_add(c, &op->w, op->n_rows, s->n_heads, op->w_stride);
-    uint64_t values = (uint64_t)s->n_cells * s->d;
-    uint8_t *k = op_array_add(c, &op->k, cf_format_row_bytes(op->kv_dtype, values),
-                              4 * (uint64_t)(i % 4 + 1), OP_IN);
-    for (uint64_t j = 0; j < values; j++) {
-        float v = op_rng_value(&c->rng);
-        if (op->kv_dtype == CF_F32)
-            ((float *)(void *)k)[j] = v;
-        else
-            ((uint16_t *)(void *)k)[j] = cf_f32_to_f16(v);
-    }
+    cells_add(c, &op->k, op->kv_dtype, (uint64_t)s->n_cells * s->d, 4 * (uint64_t)(i % 4 + 1));
     rows_add(c, &op->rows, op->n_rows, s->n_cells);
     op_out_add(c, &op->scores, (op->n_rows - 1) * (uint64_t)op->score_stride + op->max_cells,
                OP_F32, OP_OUT);
@@ -89,5 +94,44 @@ void op_build_index_select(op_case *c, int i)
              s->n_cells, op->n_rows);
 }
 
+struct bias_size {
+    uint32_t n_heads, d, n_cells, n_buckets, n_rows_of_bias;
+};
+static const struct bias_size bias_sizes[] = {
+    {1, 1, 1, 1, 1},        {3, 7, 33, 9, 4},  {4, 10, 203, 49, 12},
+    {2, 64, 1000, 257, 32}, {5, 33, 77, 3, 5}, {1, 128, 12001, 20, 7},
+};
+enum { BIAS_SIZES = sizeof bias_sizes / sizeof bias_sizes[0] };
+
+void op_build_attn_bias(op_case *c, int i)
+{
+    const struct bias_size *s = &bias_sizes[i / 2 / OP_ROW_COUNTS];
+    cf_op_attn_bias *op = &c->op.attn_bias;
+    uint32_t width = s->n_heads * s->d;
+    op->kv_dtype = i % 2 ? CF_F16 : CF_F32;
+    op->n_rows = s->n_cells > 10000 ? 2 : op_row_counts[i / 2 % OP_ROW_COUNTS];
+    op->n_heads = s->n_heads;
+    op->d = s->d;
+    op->n_buckets = s->n_buckets;
+    op->zero = s->n_buckets * 2 / 3;
+    op->scale = i % 4 < 2 ? 1.0f : 0.3f;
+    op->q_stride = width + (uint32_t)i % 3;
+    op_weight_add(c, &op->bias, (cf_format)(i % CF_FORMAT_PLAIN), s->n_rows_of_bias, s->n_heads);
+    uint32_t *buckets =
+        (uint32_t *)(void *)op_array_add(c, &op->buckets, s->n_buckets * 4ull, 12, OP_IN);
+    for (uint32_t j = 0; j < s->n_buckets; j++)
+        buckets[j] = (uint32_t)cf_rng_below(&c->rng, s->n_rows_of_bias);
+    op_rows_add(c, &op->q, op->n_rows, width, op->q_stride);
+    cells_add(c, &op->k, op->kv_dtype, (uint64_t)s->n_cells * width, 4 * (uint64_t)(i % 4 + 1));
+    cells_add(c, &op->v, op->kv_dtype, (uint64_t)s->n_cells * width, 4 * (uint64_t)(i % 3 + 1));
+    cf_row_info *rows = rows_add(c, &op->rows, op->n_rows, s->n_cells);
+    for (uint32_t r = 0; r < op->n_rows; r++) /* anywhere among its cells, or behind them */
+        rows[r].position = (uint32_t)cf_rng_below(&c->rng, rows[r].n_cells + 3);
+    op_out_add(c, &op->y, (uint64_t)op->n_rows * width, OP_F32, OP_OUT);
+    snprintf(c->name, sizeof c->name, "attn_bias %s heads %u of %u cells %u buckets %u rows %u",
+             cf_format_name(op->kv_dtype), s->n_heads, s->d, s->n_cells, s->n_buckets, op->n_rows);
+}
+
+const int op_attn_bias_count = BIAS_SIZES * OP_ROW_COUNTS * 2;
 const int op_index_score_count = SCORE_SIZES * OP_ROW_COUNTS * 2;
 const int op_index_select_count = SELECT_SIZES * OP_ROW_COUNTS * SELECT_KINDS;

@@ -41,6 +41,8 @@ uint32_t op_case_rows(const op_case *c)
         return c->op.index_score.n_rows;
     case OP_index_select:
         return c->op.index_select.n_rows;
+    case OP_attn_bias:
+        return c->op.attn_bias.n_rows;
     case OP_get_rows:
         return op_case_array(c, &c->op.get_rows.ids) ? c->op.get_rows.n_rows : 0;
     default:
@@ -156,6 +158,14 @@ static void rows_select(op_case *c, uint32_t begin, uint32_t n)
         span_advance(&op->scores, b * op->score_stride);
         span_advance(&op->rows, begin * sizeof(cf_row_info));
         span_advance(&op->cells, b * op->k);
+        op->n_rows = n;
+        break;
+    }
+    case OP_attn_bias: {
+        cf_op_attn_bias *op = &c->op.attn_bias;
+        span_advance(&op->q, b * op->q_stride);
+        span_advance(&op->rows, begin * sizeof(cf_row_info));
+        span_advance(&op->y, b * op->n_heads * op->d);
         op->n_rows = n;
         break;
     }

@@ -284,3 +284,51 @@ KERNEL index_score(bytes_in q, bytes_in w, bytes_in k, bytes_in rows, bytes_out 
         }
     }
 }
+
+// One unit: head h of row r, over all cells, before the row's position or behind it.
+INLINE void bias_unit(bytes_in bias, bytes_in buckets, bytes_in q, bytes_in k, bytes_in v,
+                      bytes_in rows, bytes_out y, const ocl_attn_bias_params *p, ulong r, uint h,
+                      SHARED float *s, dot_sums sums)
+{
+    const __global uint *row = UINTS(rows, p->rows) + 4 * r;
+    ulong head = weight_bytes(p->d), cell_bytes = p->n_heads * head;
+    ulong at = row[1] * cell_bytes + h * head;
+    const __global float *qs[1] = {FLOATS(q, p->q) + r * p->q_stride + (ulong)h * p->d};
+    attn_heads a;
+    a.y[0] = FLOATS_OUT(y, p->y) + (r * p->n_heads + h) * p->d;
+    a.top[0] = -INFINITY;
+    a.total[0] = 0.0f;
+    for (uint c0 = 0; c0 < row[2]; c0 += ATTN_CELLS) {
+        uint count = min(ATTN_CELLS, row[2] - c0);
+        for (uint c = 0; c < count; c += DOT_R) {
+            bytes_in cells[DOT_R];
+            dot_acc acc[DOT_R];
+            for (uint i = 0; i < DOT_R; i++) {
+                cells[i] = k + p->k + at + (c0 + min(c + i, count - 1)) * cell_bytes;
+                acc[i] = 0.0f;
+            }
+            dot_tile(1, cells, qs, p->d, acc);
+            attn_scores_keep(1, acc, c, count, p->scale, 0.0f, 1.0f, s, sums);
+        }
+        SYNC();
+        for (uint i = ITEM; i < count; i += WG) {
+            long to = (long)(c0 + i) - row[3] + p->zero;
+            uint bucket = UINTS(buckets, p->buckets)[clamp(to, 0l, (long)p->n_buckets - 1)];
+            s[i] += vector_element(bias, p->bias, (ulong)bucket * p->n_heads + h);
+        }
+        attn_weigh(1, count, &a, s);
+        attn_add(1, v + p->v + at + c0 * cell_bytes, NULL, cell_bytes, p->d, count, 1, c0 == 0, &a,
+                 s);
+    }
+    attn_divide(p->d, 1, &a);
+}
+
+KERNEL attn_bias(bytes_in bias, bytes_in buckets, bytes_in q, bytes_in k, bytes_in v, bytes_in rows,
+                 bytes_out y, const ocl_attn_bias_params p)
+{
+    SHARED float s[ATTN_HEADS * ATTN_CELLS];
+    DOT_SUMS(sums)
+    for (GROUP_UNITS(u, p.units))
+        bias_unit(bias, buckets, q, k, v, rows, y, &p, u / p.n_heads, (uint)(u % p.n_heads), s,
+                  sums);
+}

@@ -209,6 +209,13 @@ typedef struct ocl_index_select_params {
     ocl_u32 k, score_stride;
 } ocl_index_select_params;
 
+typedef struct ocl_attn_bias_params {
+    ocl_u64 units, buckets, q, k, v, rows, y;
+    ocl_vector bias;
+    ocl_u32 n_heads, d, q_stride, n_buckets, zero;
+    float scale;
+} ocl_attn_bias_params;
+
 typedef struct ocl_gate_params {
     ocl_u64 units, g, y;
     ocl_u32 n_heads, width, g_stride, g_head_stride, y_stride, y_head_stride, silu, unused;

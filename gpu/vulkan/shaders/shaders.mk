@@ -5,7 +5,7 @@
 VK_WEIGHT_FORMATS := f32 f16 bf16
 VK_KV_FORMATS     := f32 f16
 VK_WEIGHT_SHADERS := linear head_linear head_linear_t expert_glu expert_down get_rows
-VK_KV_SHADERS     := kv_store attn_latent attn index_score
+VK_KV_SHADERS     := kv_store attn_latent attn index_score attn_bias
 VK_PLAIN_SHADERS  := norm rope attn_merge glu map add route combine conv state_gates attn_state gate index_select
 
 VK_GLSL  := gpu/vulkan/shaders

@@ -88,6 +88,13 @@ static int weight_add(cf_build *b, cf_wid *out, int flags, uint32_t first, uint3
     return 0;
 }
 
+bool cf_bind_has(const cf_build *b, const char *name_format, ...)
+{
+    char name[MAX_NAME];
+    FORMAT_NAME(name, name_format);
+    return b->model->cat && cf_catalogue_find(b->model->cat, name) >= 0;
+}
+
 int cf_bind_weight(cf_build *b, cf_wid *out, int flags, uint32_t rows, uint32_t cols, cf_err *err,
                    const char *name_format, ...)
 {

@@ -66,6 +66,9 @@ enum {
     CF_BIND_CONV = 16 /* a depthwise convolution: stored as [rows, 1, cols], single values */
 };
 
+/* Whether the catalogue has a tensor: for what some files store in another form. */
+bool cf_bind_has(const cf_build *b, const char *name_format, ...)
+    __attribute__((format(printf, 2, 3)));
 /* A resident matrix [rows, cols], or a vector [cols] when rows is 0. */
 int cf_bind_weight(cf_build *b, cf_wid *out, int flags, uint32_t rows, uint32_t cols, cf_err *err,
                    const char *name_format, ...) __attribute__((format(printf, 7, 8)));

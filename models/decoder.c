@@ -307,11 +307,19 @@ fail:
 
 /* ---- experts ---- */
 
+/* Where experts are one by one, though the family fuses them: the names of files that are no
+ * published checkpoint. */
+#define EXPERT_ALONE(piece, what) "model.layers.%u.experts.%u." piece "." what
+
 static int experts_separate(struct build *k, uint32_t layer, uint32_t moe, cf_err *err)
 {
     int rc;
     const cf_decoder *d = k->d;
-    const char *const formats[CF_EXPERT_PIECES] = {d->names.gate, d->names.up, d->names.down};
+    static const char *const alone[CF_EXPERT_PIECES] = {EXPERT_ALONE("gate", "weight"),
+                                                        EXPERT_ALONE("up", "weight"),
+                                                        EXPERT_ALONE("down", "weight")};
+    const char *const own[CF_EXPERT_PIECES] = {d->names.gate, d->names.up, d->names.down};
+    const char *const *formats = d->names.gate ? own : alone;
     for (uint32_t e = 0; e < d->experts; e++)
         for (uint32_t p = 0; p < CF_EXPERT_PIECES; p++) {
             char name[MAX_NAME];
@@ -405,6 +413,21 @@ fail:
     return rc;
 }
 
+/* Biases of experts whose matrices are one by one: three tensors [E, n]. */
+static int experts_separate_biases(struct build *k, uint32_t layer, uint32_t moe, cf_err *err)
+{
+    int rc = 0;
+    static const char *const names[CF_EXPERT_PIECES] = {"gate", "up", "down"};
+    cf_piece_def *p = k->b->model->moe[moe].biases;
+    for (uint32_t i = 0; i < CF_EXPERT_PIECES && rc == 0; i++) {
+        uint32_t cols = i == CF_DOWN ? k->d->hidden : k->d->ffn;
+        cf_fused part = {.rows = 1, .cols = cols, .n = 1, .flat = true};
+        rc = cf_bind_fused(k->b, moe, &part, &p[i], err, "model.layers.%u.experts.%s.bias", layer,
+                           names[i]);
+    }
+    return rc;
+}
+
 /* Three tensors [E * ffn, hidden]; down is the transposed one. */
 static int experts_fused_flat(struct build *k, uint32_t layer, uint32_t moe, cf_err *err)
 {
@@ -434,12 +457,14 @@ fail:
 static int experts_bind(struct build *k, uint32_t layer, uint32_t *moe, cf_err *err)
 {
     const cf_decoder *d = k->d;
+    bool separate = d->names.gate || cf_bind_has(k->b, EXPERT_ALONE("gate", "weight"), layer, 0u);
     int rc = cf_build_moe(k->b, layer, d->experts, 0, d->top_k, d->hidden, d->ffn, moe, err);
     if (rc == 0 && d->names.fused_gate_up_bias)
-        rc = experts_biases(k, layer, *moe, err);
+        rc = separate ? experts_separate_biases(k, layer, *moe, err)
+                      : experts_biases(k, layer, *moe, err);
     if (rc < 0)
         return rc;
-    if (d->names.gate)
+    if (separate)
         return experts_separate(k, layer, *moe, err);
     switch (d->fused) {
     case CF_FUSED_ROWS:
@@ -641,6 +666,11 @@ int cf_decoder_build(cf_build *b, cf_decoder *d, cf_err *err)
     if (d->top_k > d->experts)
         return CF_FAIL(err, CF_EFORMAT, "%s: %u of %u experts are not a possible choice", b->path,
                        d->top_k, d->experts);
+    const cf_route_def *r = &d->router;
+    if (r->n_groups > 1 && d->top_k > r->top_groups * (d->experts / r->n_groups))
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: %u experts of %u in %u of %u groups are not a possible choice", b->path,
+                       d->top_k, d->experts, r->top_groups, r->n_groups);
     s->layers = d->layers;
     s->hidden = d->hidden;
     s->heads = d->heads;

@@ -27,8 +27,9 @@ const cf_family *cf_family_find(const json_t *config, const char *path, cf_err *
 /* A config from a file: a JSON object of bounded size. The caller owns it; NULL with a sentence. */
 json_t *cf_config_read(const char *path, cf_err *err);
 
-/* Opens a model directory: config, catalogue, family, plan. Prints nothing. */
-int cf_model_open(cf_model **out, const char *dir, cf_err *err);
+/* Opens a model: config, catalogue, family, plan. A directory with config.json and safetensors, a
+ * GGUF file (.gguf; of a split one the first part), or a directory with one. Prints nothing. */
+int cf_model_open(cf_model **out, const char *path, cf_err *err);
 
 /* What remains of opening once the files are known: `m` has dir and cat; its tensors get their
  * roles and the plan is made. path: of the config, for messages. */

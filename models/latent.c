@@ -57,7 +57,8 @@ int cf_latent_build(cf_build *b, const cf_latent *l, const char *prefix, cf_err 
         .kv_norm_scale = (float)l->kv_scale, .norm_eps = (float)l->eps,
         .scale = (float)(l->score_scale / sqrt((double)(l->nope + l->rope))),
         .rope_def = l->rope_def, .kv_slot = l->kv_slot, .q_a = CF_NO_WEIGHT,
-        .q_a_norm = CF_NO_WEIGHT, .q_lat = l->q_lat, .q = l->q, .q_abs = l->q_abs, .kv = l->kv,
+        .q_a_norm = CF_NO_WEIGHT, .kv_b = CF_NO_WEIGHT, .k_b = CF_NO_WEIGHT,
+        .v_b = CF_NO_WEIGHT, .q_lat = l->q_lat, .q = l->q, .q_abs = l->q_abs, .kv = l->kv,
         .o_lat = l->o_lat, .o = l->o, .select_k = l->index.top_k, .selected = l->selected,
         .indexed = l->indexed};
     uint32_t q_rows = l->heads * (l->nope + l->rope), kv_rows = l->heads * (l->nope + l->v);
@@ -73,7 +74,16 @@ int cf_latent_build(cf_build *b, const cf_latent *l, const char *prefix, cf_err 
                           "%skv_a_proj_with_mqa.weight", prefix));
     CF_TRY(cf_bind_weight(b, &a.kv_a_norm, CF_BIND_NORM, 0, l->rank_kv, err,
                           "%skv_a_layernorm.weight", prefix));
-    CF_TRY(cf_bind_weight(b, &a.kv_b, 0, kv_rows, l->rank_kv, err, "%skv_b_proj.weight", prefix));
+    /* Its two halves may lie apart, the one for keys transposed head by head. */
+    if (cf_bind_has(b, "%sk_b_proj.weight", prefix)) {
+        CF_TRY(cf_bind_weight(b, &a.k_b, 0, l->heads * l->rank_kv, l->nope, err,
+                              "%sk_b_proj.weight", prefix));
+        CF_TRY(cf_bind_weight(b, &a.v_b, 0, l->heads * l->v, l->rank_kv, err, "%sv_b_proj.weight",
+                              prefix));
+    } else {
+        CF_TRY(cf_bind_weight(b, &a.kv_b, 0, kv_rows, l->rank_kv, err, "%skv_b_proj.weight",
+                              prefix));
+    }
     CF_TRY(cf_bind_weight(b, &a.out, 0, l->hidden, l->heads * l->v, err, "%so_proj.weight", prefix));
     if (l->indexed)
         CF_TRY(index_build(b, l, prefix, &a.index, err));

@@ -177,13 +177,23 @@ static int ngram_build(cf_build *b, const dims *d, const bufs *f, cf_err *err)
     CF_TRY(cf_build_step(b, CF_STEP_ROWS, 0, f->rows, f->rows, &s, err));
     s->u.rows.first_table = first;
     s->u.rows.n_tables = n_tables;
-    for (uint32_t t = 0; t < n_tables; t++) {
+    /* All projections may be one matrix, side by side as the rows are. */
+    bool one = cf_bind_has(b, "model.ngram_embeddings.post_projs.weight");
+    for (uint32_t t = 0; t < n_tables && !one; t++) {
         cf_wid w;
         snprintf(name, sizeof name, d->ngram_proj, t);
         CF_TRY(cf_bind_weight(b, &w, 0, d->hidden, cols, err, "%s", name));
         CF_TRY(cf_build_step(b, CF_STEP_LINEAR, 0, f->rows, f->x, &s, err));
         s->u.linear.w = w;
         s->u.linear.src_col = t * cols;
+        s->u.linear.accumulate = true;
+    }
+    if (one) {
+        cf_wid w;
+        CF_TRY(cf_bind_weight(b, &w, 0, d->hidden, d->hidden, err,
+                              "model.ngram_embeddings.post_projs.weight"));
+        CF_TRY(cf_build_step(b, CF_STEP_LINEAR, 0, f->rows, f->x, &s, err));
+        s->u.linear.w = w;
         s->u.linear.accumulate = true;
     }
     CF_TRY(cf_build_step(b, CF_STEP_SCALE, 0, f->x, f->x, &s, err));

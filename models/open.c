@@ -1,9 +1,11 @@
-/* Opening a model directory: config, catalogue, family, plan. */
+/* Opening a model: a directory of config and safetensors, a GGUF file, or a directory with one. */
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "models/gguf.h"
 #include "models/stored.h"
 #include "runtime/engine.h"
 #include "storage/safetensors.h"
@@ -117,22 +119,57 @@ int cf_model_bind(cf_model *m, const json_t *config, const char *path, cf_err *e
     return rc;
 }
 
-int cf_model_open(cf_model **out, const char *dir, cf_err *err)
+/* ---- where the model is ---- */
+
+static bool ends_in(const char *name, const char *end)
+{
+    size_t n = strlen(name), k = strlen(end);
+    return n >= k && strcmp(name + n - k, end) == 0;
+}
+
+/* Whether a file may be a model, or the first part of one; beside models lie their vision towers. */
+static bool is_gguf_model(const char *name)
+{
+    unsigned part, parts;
+    size_t n = strlen(name);
+    if (!ends_in(name, ".gguf") || strncmp(name, "mmproj", 6) == 0)
+        return false;
+    return n <= 20 || sscanf(name + n - 20, "-%5u-of-%5u.gguf", &part, &parts) != 2 || part == 1;
+}
+
+/* The GGUF model of a directory, into path: its one file, or the first part. 0 when it has
+ * safetensors, or nothing. */
+static int gguf_find(const char *dir, char *path, size_t size, cf_err *err)
+{
+    char first[256] = "", name[256];
+    unsigned n = 0;
+    bool safetensors = false;
+    DIR *d = opendir(dir);
+    if (!d)
+        return CF_FAIL(err, -errno, "cannot open model %s: %s", dir, strerror(errno));
+    for (const struct dirent *e; (e = readdir(d));) {
+        safetensors |= ends_in(e->d_name, ".safetensors");
+        if (!is_gguf_model(e->d_name))
+            continue;
+        snprintf(name, sizeof name, "%s", e->d_name);
+        if (!n++ || strcmp(name, first) < 0)
+            memcpy(first, name, sizeof first);
+    }
+    closedir(d);
+    if (!n || safetensors)
+        return 0;
+    if (n > 1)
+        return CF_FAIL(err, CF_EFORMAT, "%s holds %u GGUF models, %s among them: name one file", dir,
+                       n, first);
+    snprintf(path, size, "%s/%s", dir, first);
+    return 1;
+}
+
+static int directory_open(cf_model **out, const char *dir, cf_err *err)
 {
     int rc = 0;
     json_t *config = NULL;
     char path[MAX_DIR_BYTES + 32];
-    struct stat st;
-    if (strlen(dir) > MAX_DIR_BYTES)
-        return CF_FAIL(err, -ENAMETOOLONG, "the model's path has %zu bytes, at most %d are allowed",
-                       strlen(dir), (int)MAX_DIR_BYTES);
-    if (stat(dir, &st) < 0)
-        return CF_FAIL(err, -errno, "cannot open model %s: %s", dir, strerror(errno));
-    if (!S_ISDIR(st.st_mode))
-        return CF_FAIL(err, CF_EFORMAT,
-                       "%s is not a directory; a model is a directory with config.json and "
-                       "safetensors files",
-                       dir);
     cf_model *m = calloc(1, sizeof *m);
     if (!m || !(m->dir = strdup(dir))) {
         rc = CF_FAIL(err, -ENOMEM, "out of memory for a model");
@@ -159,6 +196,29 @@ fail:
     json_decref(config);
     cf_model_free(&m);
     return rc;
+}
+
+int cf_model_open(cf_model **out, const char *path, cf_err *err)
+{
+    char found[MAX_DIR_BYTES + 300];
+    struct stat st;
+    if (strlen(path) > MAX_DIR_BYTES)
+        return CF_FAIL(err, -ENAMETOOLONG, "the model's path has %zu bytes, at most %d are allowed",
+                       strlen(path), (int)MAX_DIR_BYTES);
+    if (stat(path, &st) < 0)
+        return CF_FAIL(err, -errno, "cannot open model %s: %s", path, strerror(errno));
+    if (S_ISDIR(st.st_mode)) {
+        int rc = gguf_find(path, found, sizeof found, err);
+        if (rc < 0)
+            return rc;
+        return rc ? cf_gguf_model_open(out, found, err) : directory_open(out, path, err);
+    }
+    if (S_ISREG(st.st_mode) && ends_in(path, ".gguf"))
+        return cf_gguf_model_open(out, path, err);
+    return CF_FAIL(err, CF_EFORMAT,
+                   "%s is not a directory and not a GGUF file (.gguf); a model is one of the two, the "
+                   "directory with config.json and safetensors files",
+                   path);
 }
 
 int cf_engine_open(cf_engine **out, const char *model, const cf_options *options, cf_err *err)

@@ -15,6 +15,7 @@
 #include "runtime/expert_cache.h"
 #include "runtime/rows.h"
 #include "runtime/weights.h"
+#include "storage/gguf.h"
 
 enum {
     DEFAULT_CTX = 4096,
@@ -197,7 +198,8 @@ static void ram_items(cf_memory_plan *p, const cf_model *model, uint64_t tokeniz
                       cf_catalogue_file_count(model->cat) * (uint64_t)FILE_BYTES + ENGINE_BYTES;
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "tokenizer", tokenizer_bytes);
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "catalogue and plan",
-             cf_catalogue_memory(model->cat) + defs);
+             cf_catalogue_memory(model->cat) + defs +
+                 (model->gguf ? cf_gguf_memory(model->gguf) : 0));
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "policy and batch tables", tables);
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "rings, reads and commands", engine);
 }

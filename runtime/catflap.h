@@ -64,8 +64,8 @@ typedef struct cf_options {
 
 void cf_options_init(cf_options *options);
 
-/* model: a directory with config.json and safetensors. Implemented in models/, which knows the
- * families. */
+/* model: a directory with config.json and safetensors, a GGUF file (of a split one the first part),
+ * or a directory with one. Implemented in models/, which knows the families. */
 int cf_engine_open(cf_engine **out, const char *model, const cf_options *options, cf_err *err);
 void cf_engine_close(cf_engine **engine); /* sessions first; accepts NULL; leaves NULL */
 

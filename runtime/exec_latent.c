@@ -2,9 +2,10 @@
  *
  *     q_lat = norm(q_a src)            kv = kv_a src = [latent | rope key]
  *     q     = q_b q_lat                latent = norm(latent); the rope key is rotated
- *     q_abs = q's nope part through the key half of kv_b, transposed, head by head
+ *     q_abs = q's nope part through the key half of kv_b, transposed, head by head, or through k_b,
+ *             which is stored so
  *     o_lat = attention of (q_abs | rotated q) over the cached [latent | rope key]
- *     o     = o_lat through the value half of kv_b;   dst = out o
+ *     o     = o_lat through the value half of kv_b, or v_b;   dst = out o
  *
  * Only latents are cached: rank_kv + rope values a position, whatever the number of heads. An index
  * (exec_index.c) may narrow attention down to the cells that matter most to each row. */
@@ -18,6 +19,38 @@ static void norm_in_place(cf_exec *x, cf_wid w, cf_span span, uint32_t stride, f
                 &(cf_op_norm){.kind = CF_NORM_RMS, .w = weight, .x = span, .y = span,
                               .n_rows = x->n_rows, .n_heads = 1, .width = weight.cols,
                               .x_stride = stride, .y_stride = stride, .eps = eps, .scale = scale});
+    exec_recorded(x);
+}
+
+/* The part of the queries without positions, into the latent space. */
+static void absorb(cf_exec *x, const cf_attn_latent_def *a, cf_span q, cf_span q_abs)
+{
+    uint32_t head = a->nope + a->rope;
+    bool apart = a->kv_b == CF_NO_WEIGHT;
+    cf_gpu_head_linear(x->gpu, CF_STREAM_COMPUTE,
+                       &(cf_op_head_linear){.w = exec_weight(x, apart ? a->k_b : a->kv_b), .x = q,
+                                            .y = q_abs, .n_rows = x->n_rows, .n_heads = a->heads,
+                                            .head_rows = apart ? a->rank_kv : a->nope + a->v,
+                                            .n_sub = apart ? a->rank_kv : a->nope,
+                                            .x_stride = a->heads * head, .x_head_stride = head,
+                                            .y_stride = a->heads * a->rank_kv,
+                                            .y_head_stride = a->rank_kv, .transposed = !apart});
+    exec_recorded(x);
+}
+
+/* What the heads saw, from the latent space. */
+static void values(cf_exec *x, const cf_attn_latent_def *a, cf_span o_lat, cf_span o)
+{
+    bool apart = a->kv_b == CF_NO_WEIGHT;
+    cf_gpu_head_linear(x->gpu, CF_STREAM_COMPUTE,
+                       &(cf_op_head_linear){.w = exec_weight(x, apart ? a->v_b : a->kv_b),
+                                            .x = o_lat, .y = o, .n_rows = x->n_rows,
+                                            .n_heads = a->heads,
+                                            .head_rows = apart ? a->v : a->nope + a->v,
+                                            .row_off = apart ? 0 : a->nope, .n_sub = a->v,
+                                            .x_stride = a->heads * a->rank_kv,
+                                            .x_head_stride = a->rank_kv,
+                                            .y_stride = a->heads * a->v, .y_head_stride = a->v});
     exec_recorded(x);
 }
 
@@ -55,15 +88,7 @@ static int project(cf_exec *x, const cf_attn_latent_def *a, uint32_t layer, cf_s
     }
     exec_barrier(x);
     exec_rotate(x, a->rope_def, q, a->nope, a->heads, q_width, head);
-    cf_gpu_head_linear(x->gpu, CF_STREAM_COMPUTE,
-                       &(cf_op_head_linear){.w = exec_weight(x, a->kv_b), .x = q,
-                                            .y = exec_act(x, a->q_abs), .n_rows = x->n_rows,
-                                            .n_heads = a->heads, .head_rows = a->nope + a->v,
-                                            .row_off = 0, .n_sub = a->nope, .x_stride = q_width,
-                                            .x_head_stride = head,
-                                            .y_stride = a->heads * a->rank_kv,
-                                            .y_head_stride = a->rank_kv, .transposed = true});
-    exec_recorded(x);
+    absorb(x, a, q, exec_act(x, a->q_abs));
     return 0;
 }
 
@@ -91,14 +116,7 @@ int exec_attn_latent(cf_exec *x, const cf_step *s, cf_err *err)
                              .kv_dtype = x->e->plan.kv_dtype});
     exec_recorded(x);
     exec_barrier(x);
-    cf_gpu_head_linear(x->gpu, CF_STREAM_COMPUTE,
-                       &(cf_op_head_linear){.w = exec_weight(x, a->kv_b), .x = o_lat, .y = o,
-                                            .n_rows = x->n_rows, .n_heads = a->heads,
-                                            .head_rows = a->nope + a->v, .row_off = a->nope,
-                                            .n_sub = a->v, .x_stride = a->heads * a->rank_kv,
-                                            .x_head_stride = a->rank_kv,
-                                            .y_stride = a->heads * a->v, .y_head_stride = a->v});
-    exec_recorded(x);
+    values(x, a, o_lat, o);
     exec_barrier(x);
     exec_linear(x, a->out, o, a->heads * a->v, exec_act(x, s->dst), exec_width(x, s->dst), 1, false);
     return 0;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "runtime/base/align.h"
+#include "storage/gguf.h"
 
 void cf_model_free(cf_model **model)
 {
@@ -13,6 +14,7 @@ void cf_model_free(cf_model **model)
     for (uint32_t i = 0; i < m->n_moe; i++)
         free(m->moe[i].extents);
     cf_catalogue_close(&m->cat);
+    cf_gguf_close(&m->gguf);
     free(m->moe);
     free(m->weights);
     free(m->tables);
@@ -22,8 +24,14 @@ void cf_model_free(cf_model **model)
     free(m->states);
     free(m->constants);
     free(m->dir);
+    free(m->file);
     free(m);
     *model = NULL;
+}
+
+const char *cf_model_path(const cf_model *model)
+{
+    return model->file ? model->file : model->dir;
 }
 
 uint64_t cf_table_row(const cf_table_def *table, const int32_t *ids, uint32_t n_ids)
@@ -110,7 +118,7 @@ uint32_t cf_step_weights(const cf_step *s, cf_wid out[CF_STEP_WEIGHTS])
     case CF_STEP_ATTN_LATENT:
         ADD(s->u.latent.q_a), ADD(s->u.latent.q_a_norm), ADD(s->u.latent.q_b);
         ADD(s->u.latent.kv_a), ADD(s->u.latent.kv_a_norm), ADD(s->u.latent.kv_b);
-        ADD(s->u.latent.out);
+        ADD(s->u.latent.k_b), ADD(s->u.latent.v_b), ADD(s->u.latent.out);
         if (s->u.latent.indexed) {
             const cf_index_def *d = &s->u.latent.index;
             ADD(d->q), ADD(d->k), ADD(d->k_norm), ADD(d->k_norm_bias), ADD(d->weights);

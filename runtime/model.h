@@ -156,6 +156,7 @@ typedef struct cf_index_def {
 typedef struct cf_attn_latent_def {
     cf_wid q_a, q_a_norm, q_b; /* q_a CF_NO_WEIGHT: q_b applies to src itself */
     cf_wid kv_a, kv_a_norm, kv_b, out;
+    cf_wid k_b, v_b; /* kv_b CF_NO_WEIGHT: k_b [heads * rank_kv, nope], v_b [heads * v, rank_kv] */
     uint32_t heads, rank_q, rank_kv, nope, rope, v;
     float q_norm_scale, kv_norm_scale; /* multiply the normed latents */
     float norm_eps, scale;             /* scale: of the scores */
@@ -273,8 +274,10 @@ typedef struct cf_state_def {
 
 typedef struct cf_model {
     cf_spec spec;
-    char *dir;
+    char *dir;  /* of its files */
+    char *file; /* the one that was opened, where a file is the model; NULL: dir is */
     cf_catalogue *cat;
+    struct cf_gguf *gguf; /* metadata (storage/gguf.h), where that is what the files are */
     cf_weight_def *weights;
     uint32_t n_weights;
     cf_moe_def *moe;
@@ -299,6 +302,7 @@ typedef struct cf_model {
 } cf_model;
 
 void cf_model_free(cf_model **model); /* accepts NULL; leaves NULL */
+const char *cf_model_path(const cf_model *model); /* what was opened, for messages */
 
 const char *cf_step_name(cf_step_kind kind);
 /* The resident weights that a step reads; returns how many. */

@@ -213,7 +213,7 @@ static void report_print(const report *r)
     cf_table_cell(t, "0");
     cf_table_cell(t, "this format has none: a changed byte inside a weight goes unnoticed");
     cf_table_end_row(t);
-    printf("%s: no defect found\n\n", m->dir);
+    printf("%s: no defect found\n\n", cf_model_path(m));
     cf_table_print(t, stdout, 2);
     cf_table_destroy(&t);
 }
@@ -222,7 +222,7 @@ static int report_json(const report *r)
 {
     const cf_model *m = r->model;
     return cf_json_print(
-        json_pack("{s:s, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:b}", "model", m->dir, "ok", 1,
+        json_pack("{s:s, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:b}", "model", cf_model_path(m), "ok", 1,
                   "family", m->spec.family, "tensors", (json_int_t)cf_catalogue_count(m->cat),
                   "files", (json_int_t)cf_catalogue_file_count(m->cat), "unclaimed_bytes",
                   (json_int_t)r->unclaimed_bytes, "finite_tensors", (json_int_t)r->finite_tensors,

@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static float *floats_load(const char *dir, const char *name, size_t n)
+static float *floats_load(const char *stem, const char *name, size_t n)
 {
     char path[1200];
-    snprintf(path, sizeof path, "%s/%s", dir, name);
+    snprintf(path, sizeof path, "%s%s", stem, name);
     FILE *f = fopen(path, "rb");
     float *v = malloc(n * sizeof *v);
     if (!f || !v || fread(v, sizeof *v, n, f) != n) {
@@ -84,21 +84,9 @@ static void selection_load(oracle *o, const json_t *dsa)
     }
 }
 
-oracle *oracle_load(const char *dir)
+/* The results of `j`, which is released; the floats are in files that begin with stem. */
+static oracle *oracle_make(json_t *j, const char *stem)
 {
-    char base[1024], path[1100];
-    snprintf(base, sizeof base, "%s", dir);
-    snprintf(path, sizeof path, "%s/expected.json", base);
-    json_t *j = json_load_file(path, 0, NULL);
-    if (!j) {
-        snprintf(base, sizeof base, "%s/oracle", dir);
-        snprintf(path, sizeof path, "%s/expected.json", base);
-        j = json_load_file(path, 0, NULL);
-    }
-    if (!j) {
-        printf("    no expected.json in %s\n", dir);
-        return NULL;
-    }
     oracle *o = calloc(1, sizeof *o);
     uint32_t logits_shape[4] = {0}, hidden_shape[4] = {0};
     const json_t *part = json_object_get(j, "logits"); /* the demo's form */
@@ -120,15 +108,43 @@ oracle *oracle_load(const char *dir)
     o->vocab = logits_shape[1];
     o->layers = hidden_shape[0];
     o->hidden = hidden_shape[2];
-    o->logits = floats_load(base, "logits.f32", (size_t)o->n_prompt * o->vocab);
+    o->logits = floats_load(stem, "logits.f32", (size_t)o->n_prompt * o->vocab);
     o->hidden_state =
-        floats_load(base, "hidden.f32", (size_t)o->layers * o->n_prompt * o->hidden);
+        floats_load(stem, "hidden.f32", (size_t)o->layers * o->n_prompt * o->hidden);
     json_decref(j);
     if (!o->prompt || !o->logits || !o->hidden_state) {
         oracle_free(o);
         return NULL;
     }
     return o;
+}
+
+oracle *oracle_load(const char *dir)
+{
+    static const char *const below[] = {"", "oracle/"};
+    char stem[1024], path[1100];
+    for (int i = 0; i < 2; i++) {
+        snprintf(stem, sizeof stem, "%s/%s", dir, below[i]);
+        snprintf(path, sizeof path, "%sexpected.json", stem);
+        json_t *j = json_load_file(path, 0, NULL);
+        if (j)
+            return oracle_make(j, stem);
+    }
+    printf("    no expected.json in %s\n", dir);
+    return NULL;
+}
+
+oracle *oracle_load_stem(const char *stem)
+{
+    char path[1100];
+    snprintf(path, sizeof path, "%s.json", stem);
+    json_t *j = json_load_file(path, 0, NULL);
+    if (!j) {
+        printf("    no %s\n", path);
+        return NULL;
+    }
+    snprintf(path, sizeof path, "%s.", stem);
+    return oracle_make(j, path);
 }
 
 void oracle_free(oracle *o)

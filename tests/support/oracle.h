@@ -21,6 +21,8 @@ typedef struct oracle {
 
 /* dir: of config.json; results beside it, or in oracle/. Returns NULL and prints why. */
 oracle *oracle_load(const char *dir);
+/* The same from STEM.json, STEM.logits.f32 and STEM.hidden.f32. */
+oracle *oracle_load_stem(const char *stem);
 void oracle_free(oracle *o);
 
 /* What an engine computed for the oracle's prompt. */

@@ -123,7 +123,7 @@ cf_engine *sized_open(const sized_model *m, const cf_options *options, uint32_t 
     cf_err err = {0};
     if (!sized_budgets(m, &o, slots, tight))
         return NULL;
-    if (cf_engine_open(&e, m->model->dir, &o, &err) < 0) {
+    if (cf_engine_open(&e, cf_model_path(m->model), &o, &err) < 0) {
         printf("    %s\n", err.msg);
         return NULL;
     }

@@ -1,0 +1,765 @@
+/* Catches: a family whose GGUF keys, names, permutations or transpositions are mapped otherwise
+ * than files have them. For architectures of which there is no file here: the checkpoints of
+ * tests/fixtures/models are rewritten as GGUF by a table of this test, which says what the
+ * reference's converter does and shares nothing with models/gguf*.c, and then held against their
+ * own oracles. Also: a layout of LongCat that no file has, and old names of single experts. */
+#include <fcntl.h>
+#include <math.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "models/family.h"
+#include "storage/safetensors.h"
+#include "tests/check.h"
+#include "tests/support/oracle.h"
+#include "tests/support/tmpfiles.h"
+
+/* ---- what a converter does ---- */
+
+typedef enum {
+    COPY,
+    EVEN,      /* of two blocks that are a layer, in the first */
+    PERMUTE_Q, /* rows of each head: halves interleaved */
+    PERMUTE_K,
+    VECTOR, /* [1, n] as [n] */
+    STACK,  /* the experts' matrices on each other */
+    SINGLE, /* one expert each, by name */
+    FIRST,  /* of [E, 2 n, h] the first n rows of each */
+    SECOND,
+    CUBE,       /* [E * n, h] as [E, n, h] */
+    CUBE_T,     /* the same, each transposed */
+    TURN,       /* [E, a, b] each transposed */
+    TURN_FIRST, /* [E, a, 2 b] transposed, the first b rows of it */
+    TURN_SECOND
+} action;
+
+typedef struct name {
+    const char *to, *from; /* %u: layer, and of SINGLE and STACK the expert */
+    action how;
+} name;
+
+typedef struct key {
+    const char *to;
+    char type;        /* u: u32, f: f32, b: bool */
+    const char *from; /* of the config; "=2": the number */
+} key;
+
+enum { SETS = 5 };
+
+typedef struct family {
+    const char *fixture, *arch;
+    const key *keys[SETS];
+    const name *names[SETS];
+    bool opens_only, paired; /* paired: two blocks are a layer */
+} family;
+
+#define L "model.layers.%u."
+#define B "blk.%u."
+
+static const key common_keys[] = {{"block_count", 'u', "num_hidden_layers"},
+                                  {"context_length", 'u', "max_position_embeddings"},
+                                  {"embedding_length", 'u', "hidden_size"},
+                                  {"attention.head_count", 'u', "num_attention_heads"},
+                                  {"attention.head_count_kv", 'u', "num_key_value_heads"},
+                                  {"attention.key_length", 'u', "head_dim"},
+                                  {"attention.value_length", 'u', "head_dim"},
+                                  {"attention.layer_norm_rms_epsilon", 'f', "rms_norm_eps"},
+                                  {"rope.freq_base", 'f', "rope_theta"},
+                                  {"expert_used_count", 'u', "num_experts_per_tok"},
+                                  {"vocab_size", 'u', "vocab_size"},
+                                  {0}};
+static const key local_keys[] = {{"expert_count", 'u', "num_local_experts"},
+                                 {"feed_forward_length", 'u', "intermediate_size"},
+                                 {0}};
+static const key qwen2_keys[] = {
+    {"expert_count", 'u', "num_experts"},
+    {"expert_feed_forward_length", 'u', "moe_intermediate_size"},
+    {"expert_shared_feed_forward_length", 'u', "shared_expert_intermediate_size"},
+    {"feed_forward_length", 'u', "intermediate_size"},
+    {0}};
+static const key deepseek_keys[] = {{"expert_count", 'u', "n_routed_experts"},
+                                    {"feed_forward_length", 'u', "intermediate_size"},
+                                    {"expert_feed_forward_length", 'u', "moe_intermediate_size"},
+                                    {"expert_shared_count", 'u', "n_shared_experts"},
+                                    {"expert_weights_scale", 'f', "routed_scaling_factor"},
+                                    {"leading_dense_block_count", 'u', "first_k_dense_replace"},
+                                    {0}};
+/* Without keys of their own for latent heads: the oldest files. */
+static const key v2_keys[] = {{"attention.kv_lora_rank", 'u', "kv_lora_rank"},
+                              {"rope.dimension_count", 'u', "qk_rope_head_dim"},
+                              {"attention.key_length", 'u', "=20"},
+                              {"attention.value_length", 'u', "=10"},
+                              {"rope.scaling.type", 's', "yarn"},
+                              {"rope.scaling.factor", 'f', "=40"},
+                              {"rope.scaling.original_context_length", 'u', "=64"},
+                              {"rope.scaling.yarn_log_multiplier", 'f', "=0.0707"},
+                              {0}};
+static const key glm4_keys[] = {{"expert_group_count", 'u', "n_group"},
+                                {"expert_group_used_count", 'u', "topk_group"},
+                                {"expert_gating_func", 'u', "=2"},
+                                {"expert_weights_norm", 'b', "norm_topk_prob"},
+                                {"rope.dimension_count", 'u', "=8"},
+                                {"nextn_predict_layers", 'u', "num_nextn_predict_layers"},
+                                {"block_count", 'u', "=4"},
+                                {0}};
+static const key granite_keys[] = {{"attention.scale", 'f', "attention_multiplier"},
+                                   {"embedding_scale", 'f', "embedding_multiplier"},
+                                   {"residual_scale", 'f', "residual_multiplier"},
+                                   {"logit_scale", 'f', "logits_scaling"},
+                                   {0}};
+static const key ernie_keys[] = {{"expert_count", 'u', "moe_num_experts"},
+                                 {"expert_used_count", 'u', "moe_k"},
+                                 {"feed_forward_length", 'u', "intermediate_size"},
+                                 {"expert_feed_forward_length", 'u', "moe_intermediate_size"},
+                                 {"expert_shared_count", 'u', "moe_num_shared_experts"},
+                                 {"leading_dense_block_count", 'u', "moe_layer_start_index"},
+                                 {"interleave_moe_layer_step", 'u', "moe_layer_interval"},
+                                 {0}};
+static const key minicpm_keys[] = {{"expert_count", 'u', "num_experts"},
+                                   {"feed_forward_length", 'u', "intermediate_size"},
+                                   {"embedding_scale", 'f', "scale_emb"},
+                                   {"residual_scale", 'f', "=2.88675134594812882"},
+                                   {"logit_scale", 'f', "=2"},
+                                   {0}};
+static const key grok_keys[] = {{"expert_count", 'u', "num_experts"},
+                                {"feed_forward_length", 'u', "intermediate_size"},
+                                {"embedding_scale", 'f', "embedding_multiplier_scale"},
+                                {"logit_scale", 'f', "output_multiplier_scale"},
+                                {"rope.freq_base", 'f', "=10000"},
+                                {"attention.output_scale", 'f', "attn_output_multiplier"},
+                                {"attn_logit_softcapping", 'f', "max_attn_value"},
+                                {"router_logit_softcapping", 'f', "=30"},
+                                {0}};
+static const key dbrx_keys[] = {{"block_count", 'u', "n_layers"},
+                                {"context_length", 'u', "max_seq_len"},
+                                {"embedding_length", 'u', "d_model"},
+                                {"attention.head_count", 'u', "n_heads"},
+                                {"attention.head_count_kv", 'u', "=2"},
+                                {"attention.layer_norm_epsilon", 'f', "=1e-5"},
+                                {"attention.clamp_kqv", 'f', "=2"},
+                                {"rope.freq_base", 'f', "=500000"},
+                                {"feed_forward_length", 'u', "=28"},
+                                {"expert_count", 'u', "=7"},
+                                {"expert_used_count", 'u', "=3"},
+                                {"vocab_size", 'u', "vocab_size"},
+                                {0}};
+static const key llama4_keys[] = {{"expert_count", 'u', "num_local_experts"},
+                                  {"feed_forward_length", 'u', "intermediate_size_mlp"},
+                                  {"expert_feed_forward_length", 'u', "intermediate_size"},
+                                  {"interleave_moe_layer_step", 'u', "interleave_moe_layer_step"},
+                                  {"attention.sliding_window", 'u', "attention_chunk_size"},
+                                  {"attention.temperature_length", 'u', "floor_scale"},
+                                  {"attention.temperature_scale", 'f', "attn_scale"},
+                                  {"rope.dimension_count", 'u', "head_dim"},
+                                  {"expert_gating_func", 'u', "=2"},
+                                  {0}};
+static const key minimax_keys[] = {
+    {"rope.dimension_count", 'u', "rotary_dim"}, {"expert_gating_func", 'u', "=2"}, {0}};
+static const key longcat_keys[] = {{"block_count", 'u', "=6"},
+                                   {"context_length", 'u', "max_position_embeddings"},
+                                   {"embedding_length", 'u', "hidden_size"},
+                                   {"attention.head_count", 'u', "num_attention_heads"},
+                                   {"attention.head_count_kv", 'u', "=1"},
+                                   {"attention.layer_norm_rms_epsilon", 'f', "rms_norm_eps"},
+                                   {"rope.freq_base", 'f', "rope_theta"},
+                                   {"vocab_size", 'u', "vocab_size"},
+                                   {"feed_forward_length", 'u', "ffn_hidden_size"},
+                                   {"expert_feed_forward_length", 'u', "expert_ffn_hidden_size"},
+                                   {"attention.q_lora_rank", 'u', "q_lora_rank"},
+                                   {"attention.kv_lora_rank", 'u', "kv_lora_rank"},
+                                   {"attention.key_length_mla", 'u', "=24"},
+                                   {"attention.value_length_mla", 'u', "v_head_dim"},
+                                   {"rope.dimension_count", 'u', "qk_rope_head_dim"},
+                                   {"expert_count", 'u', "n_routed_experts"},
+                                   {"expert_used_count", 'u', "moe_topk"},
+                                   {"expert_zero_count", 'u', "zero_expert_num"},
+                                   {"expert_weights_scale", 'f', "routed_scaling_factor"},
+                                   {"ngram.neighbor_count", 'u', "emb_neighbor_num"},
+                                   {"ngram.split_count", 'u', "emb_split_num"},
+                                   {"rope.scaling.type", 's', "yarn"},
+                                   {"rope.scaling.factor", 'f', "=10"},
+                                   {"rope.scaling.original_context_length", 'u', "=64"},
+                                   {"rope.scaling.yarn_log_multiplier", 'f', "=0.1"},
+                                   {"tokenizer.ggml.eos_token_id", 'u', "eos_token_id"},
+                                   {0}};
+
+static const name common_names[] = {{"token_embd.weight", "model.embed_tokens.weight", COPY},
+                                    {"output.weight", "lm_head.weight", COPY},
+                                    {"output_norm.weight", "model.norm.weight", COPY},
+                                    {B "attn_norm.weight", L "input_layernorm.weight", COPY},
+                                    {B "attn_v.weight", L "self_attn.v_proj.weight", COPY},
+                                    {B "attn_v.bias", L "self_attn.v_proj.bias", COPY},
+                                    {B "attn_output.weight", L "self_attn.o_proj.weight", COPY},
+                                    {B "attn_q_norm.weight", L "self_attn.q_norm.weight", COPY},
+                                    {B "attn_k_norm.weight", L "self_attn.k_norm.weight", COPY},
+                                    {0}};
+static const name ffn_norm[] = {{B "ffn_norm.weight", L "post_attention_layernorm.weight", COPY},
+                                {0}};
+static const name plain_qk[] = {{B "attn_q.weight", L "self_attn.q_proj.weight", COPY},
+                                {B "attn_k.weight", L "self_attn.k_proj.weight", COPY},
+                                {B "attn_q.bias", L "self_attn.q_proj.bias", COPY},
+                                {B "attn_k.bias", L "self_attn.k_proj.bias", COPY},
+                                {0}};
+static const name permuted_qk[] = {{B "attn_q.weight", L "self_attn.q_proj.weight", PERMUTE_Q},
+                                   {B "attn_k.weight", L "self_attn.k_proj.weight", PERMUTE_K},
+                                   {0}};
+static const name mlp_names[] = {
+    {B "ffn_gate.weight", L "mlp.gate_proj.weight", COPY},
+    {B "ffn_up.weight", L "mlp.up_proj.weight", COPY},
+    {B "ffn_down.weight", L "mlp.down_proj.weight", COPY},
+    {B "ffn_gate_inp.weight", L "mlp.gate.weight", COPY},
+    {B "exp_probs_b.bias", L "mlp.gate.e_score_correction_bias", COPY},
+    {B "ffn_gate_exps.weight", L "mlp.experts.%u.gate_proj.weight", STACK},
+    {B "ffn_up_exps.weight", L "mlp.experts.%u.up_proj.weight", STACK},
+    {B "ffn_down_exps.weight", L "mlp.experts.%u.down_proj.weight", STACK},
+    {B "ffn_gate_shexp.weight", L "mlp.shared_experts.gate_proj.weight", COPY},
+    {B "ffn_up_shexp.weight", L "mlp.shared_experts.up_proj.weight", COPY},
+    {B "ffn_down_shexp.weight", L "mlp.shared_experts.down_proj.weight", COPY},
+    {0}};
+static const name qwen2_names[] = {
+    {B "ffn_gate_inp_shexp.weight", L "mlp.shared_expert_gate.weight", VECTOR},
+    {B "ffn_gate_shexp.weight", L "mlp.shared_expert.gate_proj.weight", COPY},
+    {B "ffn_up_shexp.weight", L "mlp.shared_expert.up_proj.weight", COPY},
+    {B "ffn_down_shexp.weight", L "mlp.shared_expert.down_proj.weight", COPY},
+    {0}};
+static const name v2_names[] = {
+    {B "attn_q.weight", L "self_attn.q_proj.weight", COPY},
+    {B "attn_kv_a_mqa.weight", L "self_attn.kv_a_proj_with_mqa.weight", COPY},
+    {B "attn_kv_a_norm.weight", L "self_attn.kv_a_layernorm.weight", COPY},
+    {B "attn_kv_b.weight", L "self_attn.kv_b_proj.weight", COPY},
+    {0}};
+static const name glm4_names[] = {
+    {B "post_attention_norm.weight", L "post_attention_layernorm.weight", COPY},
+    {B "nextn.eh_proj.weight", L "eh_proj.weight", COPY},
+    {B "nextn.enorm.weight", L "enorm.weight", COPY},
+    {0}};
+static const name granite_names[] = {
+    {B "ffn_gate_inp.weight", L "block_sparse_moe.router.layer.weight", COPY},
+    {B "ffn_gate_exps.weight", L "block_sparse_moe.input_linear.weight", FIRST},
+    {B "ffn_up_exps.weight", L "block_sparse_moe.input_linear.weight", SECOND},
+    {B "ffn_down_exps.weight", L "block_sparse_moe.output_linear.weight", COPY},
+    {0}};
+static const name ernie_names[] = {
+    {B "exp_probs_b.bias", L "mlp.moe_statics.e_score_correction_bias", VECTOR}, {0}};
+static const name minicpm_names[] = {{B "ffn_gate_inp.weight", L "mlp.gate.weight", COPY},
+                                     {B "ffn_gate.%u.weight", L "mlp.experts.%u.w1.weight", SINGLE},
+                                     {B "ffn_up.%u.weight", L "mlp.experts.%u.w3.weight", SINGLE},
+                                     {B "ffn_down.%u.weight", L "mlp.experts.%u.w2.weight", SINGLE},
+                                     {0}};
+static const name grok_names[] = {
+    {"token_embd.weight", "model.embed_tokens.weight", COPY},
+    {"output_norm.weight", "model.norm.scale", COPY},
+    {B "attn_norm.weight", L "pre_attn_norm.scale", COPY},
+    {B "attn_output_norm.weight", L "post_attn_norm.scale", COPY},
+    {B "ffn_norm.weight", L "pre_moe_norm.scale", COPY},
+    {B "layer_output_norm.weight", L "post_moe_norm.scale", COPY},
+    {B "attn_q.weight", L "attn.q_proj.weight", COPY},
+    {B "attn_k.weight", L "attn.k_proj.weight", COPY},
+    {B "attn_v.weight", L "attn.v_proj.weight", COPY},
+    {B "attn_output.weight", L "attn.o_proj.weight", COPY},
+    {B "ffn_gate_inp.weight", L "moe_block.gate.weight", COPY},
+    {B "ffn_gate_exps.weight", L "moe_block.experts.%u.linear.weight", STACK},
+    {B "ffn_up_exps.weight", L "moe_block.experts.%u.linear_v.weight", STACK},
+    {B "ffn_down_exps.weight", L "moe_block.experts.%u.linear_1.weight", STACK},
+    {0}};
+#define D "transformer.blocks.%u."
+static const name dbrx_names[] = {
+    {"token_embd.weight", "transformer.wte.weight", COPY},
+    {"output.weight", "lm_head.weight", COPY},
+    {"output_norm.weight", "transformer.norm_f.weight", COPY},
+    {B "attn_norm.weight", D "norm_attn_norm.norm_1.weight", COPY},
+    {B "attn_output_norm.weight", D "norm_attn_norm.norm_2.weight", COPY},
+    {B "attn_qkv.weight", D "norm_attn_norm.attn.Wqkv.weight", COPY},
+    {B "attn_output.weight", D "norm_attn_norm.attn.out_proj.weight", COPY},
+    {B "ffn_gate_inp.weight", D "ffn.router.layer.weight", COPY},
+    {B "ffn_gate_exps.weight", D "ffn.experts.mlp.w1", CUBE},
+    {B "ffn_up_exps.weight", D "ffn.experts.mlp.v1", CUBE},
+    {B "ffn_down_exps.weight", D "ffn.experts.mlp.w2", CUBE_T},
+    {0}};
+#define T "language_model.model.layers.%u."
+static const name llama4_names[] = {
+    {"token_embd.weight", "language_model.model.embed_tokens.weight", COPY},
+    {"output.weight", "language_model.lm_head.weight", COPY},
+    {"output_norm.weight", "language_model.model.norm.weight", COPY},
+    {B "attn_norm.weight", T "input_layernorm.weight", COPY},
+    {B "ffn_norm.weight", T "post_attention_layernorm.weight", COPY},
+    {B "attn_q.weight", T "self_attn.q_proj.weight", COPY},
+    {B "attn_k.weight", T "self_attn.k_proj.weight", COPY},
+    {B "attn_v.weight", T "self_attn.v_proj.weight", COPY},
+    {B "attn_output.weight", T "self_attn.o_proj.weight", COPY},
+    {B "ffn_gate.weight", T "feed_forward.gate_proj.weight", COPY},
+    {B "ffn_up.weight", T "feed_forward.up_proj.weight", COPY},
+    {B "ffn_down.weight", T "feed_forward.down_proj.weight", COPY},
+    {B "ffn_gate_shexp.weight", T "feed_forward.shared_expert.gate_proj.weight", COPY},
+    {B "ffn_up_shexp.weight", T "feed_forward.shared_expert.up_proj.weight", COPY},
+    {B "ffn_down_shexp.weight", T "feed_forward.shared_expert.down_proj.weight", COPY},
+    {B "ffn_gate_inp.weight", T "feed_forward.router.weight", COPY},
+    {B "ffn_gate_exps.weight", T "feed_forward.experts.gate_up_proj", TURN_FIRST},
+    {B "ffn_up_exps.weight", T "feed_forward.experts.gate_up_proj", TURN_SECOND},
+    {B "ffn_down_exps.weight", T "feed_forward.experts.down_proj", TURN},
+    {0}};
+static const name minimax_names[] = {
+    {B "ffn_gate_inp.weight", L "block_sparse_moe.gate.weight", COPY},
+    {B "exp_probs_b.bias", L "block_sparse_moe.e_score_correction_bias", COPY},
+    {B "ffn_gate_exps.weight", L "block_sparse_moe.experts.%u.w1.weight", STACK},
+    {B "ffn_up_exps.weight", L "block_sparse_moe.experts.%u.w3.weight", STACK},
+    {B "ffn_down_exps.weight", L "block_sparse_moe.experts.%u.w2.weight", STACK},
+    {0}};
+
+#define S L "self_attn.%u."
+static const name longcat_names[] = {
+    {"token_embd.weight", "model.embed_tokens.weight", COPY},
+    {"output.weight", "lm_head.weight", COPY},
+    {"output_norm.weight", "model.norm.weight", COPY},
+    {"ngram_embd.%u.weight", "model.ngram_embeddings.embedders.%u.weight", COPY},
+    {"ngram_proj.%u.weight", "model.ngram_embeddings.post_projs.%u.weight", COPY},
+    {B "attn_norm.weight", L "input_layernorm.%u.weight", COPY},
+    {B "ffn_norm.weight", L "post_attention_layernorm.%u.weight", COPY},
+    {B "attn_q_a.weight", S "q_a_proj.weight", COPY},
+    {B "attn_q_a_norm.weight", S "q_a_layernorm.weight", COPY},
+    {B "attn_q_b.weight", S "q_b_proj.weight", COPY},
+    {B "attn_kv_a_mqa.weight", S "kv_a_proj_with_mqa.weight", COPY},
+    {B "attn_kv_a_norm.weight", S "kv_a_layernorm.weight", COPY},
+    {B "attn_kv_b.weight", S "kv_b_proj.weight", COPY},
+    {B "attn_output.weight", S "o_proj.weight", COPY},
+    {B "ffn_gate.weight", L "mlps.%u.gate_proj.weight", COPY},
+    {B "ffn_up.weight", L "mlps.%u.up_proj.weight", COPY},
+    {B "ffn_down.weight", L "mlps.%u.down_proj.weight", COPY},
+    {B "ffn_gate_inp.weight", L "mlp.router.classifier.weight", EVEN},
+    {B "exp_probs_b.bias", L "mlp.router.e_score_correction_bias", EVEN},
+    {B "ffn_gate_exps.weight", L "mlp.experts.%u.gate_proj.weight", STACK},
+    {B "ffn_up_exps.weight", L "mlp.experts.%u.up_proj.weight", STACK},
+    {B "ffn_down_exps.weight", L "mlp.experts.%u.down_proj.weight", STACK},
+    {0}};
+
+static const family families[] = {
+    {"qwen2_moe",
+     "qwen2moe",
+     {common_keys, qwen2_keys},
+     {common_names, ffn_norm, plain_qk, qwen2_names, mlp_names},
+     false,
+     false},
+    {"deepseek_v1",
+     "deepseek",
+     {common_keys, deepseek_keys},
+     {common_names, ffn_norm, permuted_qk, mlp_names},
+     false,
+     false},
+    {"deepseek_v2_lite",
+     "deepseek2",
+     {v2_keys, common_keys, deepseek_keys},
+     {common_names, ffn_norm, v2_names, mlp_names},
+     false,
+     false},
+    {"glm4_moe",
+     "glm4moe",
+     {glm4_keys, common_keys, deepseek_keys},
+     {common_names, plain_qk, glm4_names, mlp_names},
+     false,
+     false},
+    {"granitemoe",
+     "granitemoe",
+     {common_keys, local_keys, granite_keys},
+     {common_names, ffn_norm, permuted_qk, granite_names},
+     false,
+     false},
+    {"ernie4_5_moe",
+     "ernie4_5-moe",
+     {ernie_keys, common_keys},
+     {common_names, ffn_norm, plain_qk, ernie_names, mlp_names},
+     false,
+     false},
+    {"minicpm_moe",
+     "minicpm",
+     {common_keys, minicpm_keys},
+     {common_names, ffn_norm, permuted_qk, minicpm_names},
+     false,
+     false},
+    {"grok1", "grok", {grok_keys, common_keys}, {grok_names}, false, false},
+    {"dbrx", "dbrx", {dbrx_keys}, {dbrx_names}, false, false},
+    {"llama4_scout", "llama4", {common_keys, llama4_keys}, {llama4_names}, false, false},
+    /* Its norms of q and k follow from a count of experts that it does not have. */
+    {"llama4_maverick", "llama4", {common_keys, llama4_keys}, {llama4_names}, true, false},
+    {"minimax_m2",
+     "minimax-m2",
+     {common_keys, local_keys, minimax_keys},
+     {common_names, ffn_norm, plain_qk, minimax_names},
+     false,
+     false},
+    {"longcat_ngram", "longcat-flash", {longcat_keys}, {longcat_names}, false, true},
+};
+
+/* ---- a file in memory ---- */
+
+typedef struct bytes {
+    uint8_t *at;
+    size_t n, room;
+} bytes;
+
+static void put(bytes *b, const void *data, size_t n)
+{
+    if (b->n + n > b->room) {
+        b->room = 2 * (b->n + n);
+        b->at = realloc(b->at, b->room);
+        if (!b->at)
+            exit(1);
+    }
+    memcpy(b->at + b->n, data, n);
+    b->n += n;
+}
+
+static void put_u(bytes *b, uint64_t v, size_t n)
+{
+    put(b, &v, n); /* little-endian machines only, as the rest */
+}
+
+static void put_text(bytes *b, const char *text)
+{
+    put_u(b, strlen(text), 8);
+    put(b, text, strlen(text));
+}
+
+static void pad(bytes *b)
+{
+    while (b->n % 32)
+        put_u(b, 0, 1);
+}
+
+typedef struct writer {
+    bytes keys, infos, data;
+    uint64_t n_keys, n_tensors;
+    const cf_catalogue *cat;
+    const json_t *config;
+    uint32_t heads, kv_heads, experts;
+    bool paired;
+} writer;
+
+static void tensor_put(writer *w, const char *to, cf_format f, uint32_t n_dims,
+                       const uint64_t *shape, const bytes *data)
+{
+    pad(&w->data);
+    put_text(&w->infos, to);
+    put_u(&w->infos, n_dims, 4);
+    for (uint32_t i = n_dims; i-- > 0;)
+        put_u(&w->infos, shape[i], 8);
+    put_u(&w->infos, (uint64_t)cf_formats[f].gguf, 4);
+    put_u(&w->infos, w->data.n, 8);
+    put(&w->data, data->at, data->n);
+    w->n_tensors++;
+}
+
+/* ---- converting ---- */
+
+static uint8_t *tensor_read(const writer *w, const cf_tensor *t)
+{
+    uint8_t *data = malloc(t->extent.bytes + 1);
+    int fd = open(cf_catalogue_path(w->cat, t->extent.file), O_RDONLY);
+    if (!data || fd < 0 ||
+        pread(fd, data, t->extent.bytes, (off_t)t->extent.off) != (ssize_t)t->extent.bytes)
+        exit(1);
+    close(fd);
+    return data;
+}
+
+/* [a, b] at `from`, rows of `stride` elements: columns [first, first + n) as rows. */
+static void turn(bytes *out, const uint8_t *from, uint64_t a, uint64_t stride, uint64_t first,
+                 uint64_t n, size_t size)
+{
+    for (uint64_t c = first; c < first + n; c++)
+        for (uint64_t r = 0; r < a; r++)
+            put(out, from + (r * stride + c) * size, size);
+}
+
+static void permute(bytes *out, const uint8_t *from, uint64_t rows, size_t row, uint32_t heads)
+{
+    uint64_t d = rows / heads;
+    for (uint64_t r = 0; r < rows; r++) {
+        uint64_t h = r / d, i = r % d;
+        put(out, from + (h * d + i / 2 + i % 2 * (d / 2)) * row, row);
+    }
+}
+
+/* What `how` makes of a tensor; the shape is changed along. */
+static void convert(const writer *w, const cf_tensor *t, action how, bytes *out, uint64_t *shape,
+                    uint32_t *n_dims)
+{
+    uint8_t *data = tensor_read(w, t);
+    size_t size = cf_format_value_bytes(t->format);
+    uint64_t e = w->experts, a = t->shape[0], b = t->n_dims > 1 ? t->shape[1] : 1;
+    uint64_t c = t->n_dims > 2 ? t->shape[2] : 1;
+    bool second = how == SECOND || how == TURN_SECOND;
+    memcpy(shape, t->shape, sizeof t->shape);
+    *n_dims = t->n_dims;
+    if (how == COPY || how == EVEN || how == SINGLE || how == STACK || how == VECTOR || how == CUBE)
+        put(out, data, t->extent.bytes);
+    if (how == PERMUTE_Q || how == PERMUTE_K)
+        permute(out, data, a, b * size, how == PERMUTE_Q ? w->heads : w->kv_heads);
+    if (how == VECTOR) {
+        shape[0] = b;
+        *n_dims = 1;
+    }
+    if (how == FIRST || how == SECOND) {
+        for (uint64_t i = 0; i < a; i++)
+            put(out, data + (i * b + (second ? b / 2 : 0)) * c * size, b / 2 * c * size);
+        shape[1] = b / 2;
+    }
+    if (how == CUBE || how == CUBE_T) {
+        shape[0] = e;
+        shape[1] = how == CUBE ? a / e : b;
+        shape[2] = how == CUBE ? b : a / e;
+        *n_dims = 3;
+        for (uint64_t i = 0; i < e && how == CUBE_T; i++)
+            turn(out, data + i * (a / e) * b * size, a / e, b, 0, b, size);
+    }
+    if (how == TURN || how == TURN_FIRST || how == TURN_SECOND) {
+        uint64_t n = how == TURN ? c : c / 2;
+        for (uint64_t i = 0; i < a; i++)
+            turn(out, data + i * b * c * size, b, c, second ? n : 0, n, size);
+        shape[1] = n;
+        shape[2] = b;
+    }
+    free(data);
+}
+
+/* BF16 to F32: the same values in another format. */
+static void widen(bytes *b)
+{
+    bytes out = {0};
+    for (size_t i = 0; i < b->n; i += 2) {
+        put_u(&out, 0, 2);
+        put(&out, b->at + i, 2);
+    }
+    free(b->at);
+    *b = out;
+}
+
+static const cf_tensor *tensor_find(const writer *w, const char *from, uint32_t x, uint32_t y)
+{
+    char full[256];
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    snprintf(full, sizeof full, from, x, y);
+#pragma GCC diagnostic pop
+    int64_t at = cf_catalogue_find(w->cat, full);
+    return at < 0 ? NULL : cf_catalogue_at(w->cat, (uint32_t)at);
+}
+
+static void name_write(writer *w, const name *n, uint32_t layer)
+{
+    char to[256];
+    uint32_t experts = n->how == STACK || n->how == SINGLE ? w->experts : 1;
+    bytes out = {0};
+    uint64_t shape[CF_MAX_DIMS + 1] = {w->experts};
+    uint32_t n_dims = 0;
+    const cf_tensor *t = NULL;
+    bool pair = w->paired && strncmp(n->to, "blk.", 4) == 0;
+    if (pair && layer % 2 && (n->how == STACK || n->how == EVEN))
+        return;
+    for (uint32_t e = 0; e < experts; e++) {
+        uint32_t second = pair && n->how != STACK ? layer % 2 : e;
+        if (!(t = tensor_find(w, n->from, pair ? layer / 2 : layer, second)))
+            break;
+        convert(w, t, n->how, &out, n->how == STACK ? shape + 1 : shape, &n_dims);
+        snprintf(to, sizeof to, "%s", n->to);
+        char *mark = strstr(n->to, "%u");
+        if (mark) {
+            snprintf(to, sizeof to, "%.*s%u%s", (int)(mark - n->to), n->to, layer, mark + 2);
+            char *again = strstr(mark + 2, "%u");
+            if (again)
+                snprintf(to, sizeof to, "%.*s%u%.*s%u%s", (int)(mark - n->to), n->to, layer,
+                         (int)(again - mark - 2), mark + 2, e, again + 2);
+        }
+        if (n->how == SINGLE) {
+            tensor_put(w, to, t->format, n_dims, shape, &out);
+            out.n = 0;
+        }
+    }
+    /* Formats differ from layer to layer, within an expert too. */
+    bool wide = t && layer % 2 && t->format == CF_BF16 &&
+                (strstr(to, "ffn_down_exps") || strstr(to, "attn_v"));
+    if (wide)
+        widen(&out);
+    if (t && n->how != SINGLE)
+        tensor_put(w, to, wide ? CF_F32 : t->format, n->how == STACK ? n_dims + 1 : n_dims, shape,
+                   &out);
+    free(out.at);
+}
+
+static bool key_seen(const writer *w, const char *full)
+{
+    return w->keys.n && memmem(w->keys.at, w->keys.n, full, strlen(full));
+}
+
+static void key_write(writer *w, const char *arch, const key *k)
+{
+    char full[200];
+    const json_t *v = json_object_get(w->config, k->from);
+    double d = k->from[0] == '=' ? atof(k->from + 1) : json_number_value(v);
+    bool whole = strncmp(k->to, "tokenizer.", 10) == 0;
+    snprintf(full, sizeof full, "%s%s%s", whole ? "" : arch, whole ? "" : ".", k->to);
+    if (key_seen(w, full) || (k->from[0] != '=' && k->type != 's' && (!v || json_is_null(v))))
+        return;
+    put_text(&w->keys, full);
+    float f = (float)d;
+    if (k->type == 'u') {
+        put_u(&w->keys, 4, 4);
+        put_u(&w->keys, (uint64_t)d, 4);
+    } else if (k->type == 'f') {
+        put_u(&w->keys, 6, 4);
+        put(&w->keys, &f, 4);
+    } else if (k->type == 'b') {
+        put_u(&w->keys, 7, 4);
+        put_u(&w->keys, json_is_true(v), 1);
+    } else {
+        put_u(&w->keys, 8, 4);
+        put_text(&w->keys, k->from);
+    }
+    w->n_keys++;
+}
+
+/* Llama 3's scaling, as divisors of each frequency. */
+static void divisors_write(writer *w)
+{
+    const json_t *s = json_object_get(w->config, "rope_scaling");
+    const char *type = json_string_value(json_object_get(s, "rope_type"));
+    if (!type || strcmp(type, "llama3") != 0)
+        return;
+    double base = json_number_value(json_object_get(w->config, "rope_theta"));
+    double factor = json_number_value(json_object_get(s, "factor"));
+    double original = json_number_value(json_object_get(s, "original_max_position_embeddings"));
+    uint64_t head = (uint64_t)json_integer_value(json_object_get(w->config, "head_dim")),
+             n = head / 2;
+    bytes out = {0};
+    for (uint64_t i = 0; i < n; i++) { /* both of its limits are 1: there is nothing between them */
+        double wave = 2 * M_PI * pow(base, 2.0 * (double)i / (double)head);
+        float f = wave > original ? (float)factor : 1;
+        put(&out, &f, 4);
+    }
+    tensor_put(w, "rope_freqs.weight", CF_F32, 1, &n, &out);
+    free(out.at);
+}
+
+static uint32_t number_of(const json_t *config, const char *a, const char *b)
+{
+    const json_t *v = json_object_get(config, a);
+    return (uint32_t)json_integer_value(v ? v : json_object_get(config, b));
+}
+
+static void file_write(const family *f, const char *dir, const char *path)
+{
+    char text[300];
+    cf_err err = {0};
+    cf_catalogue *cat = NULL;
+    writer w = {0};
+    snprintf(text, sizeof text, "%s/config.json", dir);
+    json_t *config = json_load_file(text, 0, NULL);
+    REQUIRE(config && cf_safetensors_open(dir, &cat, &err) == 0);
+    const json_t *inner = json_object_get(config, "text_config");
+    w.cat = cat;
+    w.paired = f->paired;
+    w.config = inner ? inner : config;
+    w.heads = number_of(w.config, "num_attention_heads", "n_heads");
+    w.kv_heads = number_of(w.config, "num_key_value_heads", "");
+    w.experts = number_of(w.config, "num_experts", "num_local_experts");
+    if (!w.experts)
+        w.experts = number_of(w.config, "n_routed_experts", "moe_num_experts");
+    if (!w.experts)
+        w.experts = 7; /* DBRX, whose config is nested */
+    put_text(&w.keys, "general.architecture");
+    put_u(&w.keys, 8, 4);
+    put_text(&w.keys, f->arch);
+    w.n_keys = 1;
+    for (int i = 0; i < SETS && f->keys[i]; i++)
+        for (const key *k = f->keys[i]; k->to; k++)
+            key_write(&w, f->arch, k);
+    for (int i = 0; i < SETS && f->names[i]; i++)
+        for (const name *n = f->names[i]; n->to; n++)
+            for (uint32_t layer = 0; layer < (strstr(n->to, "%u") ? 16u : 1u); layer++)
+                name_write(&w, n, layer);
+    divisors_write(&w);
+    bytes all = {0};
+    put(&all, "GGUF", 4);
+    put_u(&all, 3, 4);
+    put_u(&all, w.n_tensors, 8);
+    put_u(&all, w.n_keys, 8);
+    put(&all, w.keys.at, w.keys.n);
+    put(&all, w.infos.at, w.infos.n);
+    pad(&all);
+    put(&all, w.data.at, w.data.n);
+    tmp_write(path, all.at, all.n);
+    free(all.at);
+    free(w.keys.at);
+    free(w.infos.at);
+    free(w.data.at);
+    json_decref(config);
+    cf_catalogue_close(&cat);
+}
+
+/* ---- cases ---- */
+
+static void numbers(const char *dir, const char *path)
+{
+    cf_err err = {0};
+    cf_engine *e = NULL;
+    cf_session *s = NULL;
+    cf_options options;
+    oracle *o = oracle_load(dir);
+    REQUIRE(o);
+    oracle_run *r = oracle_run_new(o);
+    cf_options_init(&options);
+    options.device = "ref";
+    options.kv = "f32";
+    options.ctx = 128;
+    options.chunk = 16;
+    options.vram_bytes = options.ram_bytes = 64u << 20;
+    options.threads = 2;
+    options.check = true;
+    if (cf_engine_open(&e, path, &options, &err) < 0 || cf_session_create(&s, e, &err) < 0 ||
+        oracle_run_prompt(r, s, 16, &err) < 0) {
+        printf("    %s\n", err.msg);
+        CHECK_NEVER("does not run");
+    } else {
+        double logits = oracle_logits_error(o, r), hidden = oracle_hidden_error(o, r);
+        printf("    logits %.1e x std, hidden %.1e x std\n", logits, hidden);
+        CHECK(logits <= 2e-3 && hidden <= 2e-3);
+        CHECK_INT(oracle_expert_differences(o, r), 0);
+        CHECK_INT(oracle_run_greedy(o, s, o->vocab, &err), o->n_greedy);
+    }
+    cf_session_destroy(&s);
+    cf_engine_close(&e);
+    oracle_run_free(r);
+    oracle_free(o);
+}
+
+static void family_check(const family *f, const tmp_dir *tmp)
+{
+    char dir[200];
+    cf_err err = {0};
+    cf_model *m = NULL;
+    const char *path = tmp_path(tmp, "converted.gguf");
+    snprintf(dir, sizeof dir, "tests/fixtures/models/%s", f->fixture);
+    file_write(f, dir, path);
+    CHECK_INT(cf_model_open(&m, path, &err), 0);
+    CHECK_STR(err.msg, "");
+    REQUIRE(m);
+    if (strcmp(f->arch, "glm4moe") == 0) {
+        CHECK(m->n_skipped > 2 && m->skipped_bytes > 0);
+        CHECK_STR(m->skipped_what, "multi-token-prediction blocks");
+    } else {
+        CHECK_INT(m->n_skipped, 0);
+    }
+    cf_model_free(&m);
+    if (!f->opens_only)
+        numbers(dir, path);
+}
+
+int main(void)
+{
+    tmp_dir tmp;
+    tmp_dir_init(&tmp);
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        RUN_NAMED(families[i].fixture, family_check(&families[i], &tmp));
+    tmp_dir_finish(&tmp);
+    return check_done();
+}

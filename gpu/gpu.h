@@ -34,6 +34,7 @@ typedef struct cf_gpu_info {
     bool unified;           /* the device computes on host memory without a copy */
     bool imports;           /* host pages can be imported (cf_gpu_buf_import) */
     bool head_scales;       /* head_linear takes weights with outer scales */
+    bool transposed_steps;  /* transposed matrices may have a row_step beyond 1 */
     bool own_transfer;      /* a transfer queue of its own: copies overlap compute */
     uint32_t import_align;  /* of an imported pointer and size */
     uint64_t heap_bytes;    /* device-local memory; 0 = unknown */

@@ -19,7 +19,8 @@
  *               number of the format's blocks, without padding (row_step 2: every other row of an
  *               interleaved pair; 0 means 1)
  *   transposed  W[o, k] is element k * stride + row_first + o * row_step (stride 0 means rows);
- *               element formats only; row_first + (rows - 1) * row_step < stride
+ *               element formats only; row_first + (rows - 1) * row_step < stride; of matrices a
+ *               row_step beyond 1 where cf_gpu_info.transposed_steps says so
  * span covers what is addressed; plain weights have stride 0. A vector has rows 1: every other
  * element of an interleaved pair of vectors is a transposed one of stride 2. span.buf NULL: there
  * is none, where an op allows that. head_linear and get_rows take whole plain weights only,

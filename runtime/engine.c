@@ -83,6 +83,17 @@ static int head_scales_check(const cf_engine *e, cf_err *err)
     return 0;
 }
 
+static int piece_check(const cf_engine *e, const cf_piece_def *p, const char *what, cf_err *err)
+{
+    const cf_gpu_info *device = cf_gpu_get_info(e->gpu);
+    if (p->transposed && p->rows > 1 && p->row_step > 1 && !device->transposed_steps)
+        return CF_FAIL(err, CF_EDEVICE,
+                       "%s is every %u-th column of a matrix, which device %s:%d (%s) cannot compute "
+                       "with; ref can",
+                       what, p->row_step, device->backend, device->index, device->name);
+    return format_check(e, p->dtype, what, err);
+}
+
 /* A device that lacks a format refuses here, not in the first op on it. */
 static int formats_check(const cf_engine *e, cf_err *err)
 {
@@ -98,7 +109,7 @@ static int formats_check(const cf_engine *e, cf_err *err)
             static const char *const names[CF_EXPERT_PIECES] = {"gate", "up", "down"};
             char what[64];
             snprintf(what, sizeof what, "the %s of layer %u's experts", names[p], m->moe[i].layer);
-            CF_TRY(format_check(e, m->moe[i].pieces[p].dtype, what, err));
+            CF_TRY(piece_check(e, &m->moe[i].pieces[p], what, err));
             CF_TRY(format_check(e, m->moe[i].biases[p].dtype, what, err));
         }
 fail:

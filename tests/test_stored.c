@@ -286,7 +286,8 @@ static void on_row(void *user, uint32_t position, const float *logits, const flo
     r->rows++;
 }
 
-static result model_run(cf_model *m)
+/* *why: a device's refusal, which ends the run; NULL: there must be none. */
+static result model_run(cf_model *m, const char *device, cf_err *why)
 {
     cf_err err = {0};
     cf_engine *e = NULL;
@@ -297,7 +298,8 @@ static result model_run(cf_model *m)
     r.logits = calloc((size_t)TOKENS * r.vocab, sizeof *r.logits);
     cf_outputs out = {.row = on_row, .user = &r};
     cf_options_init(&o);
-    o.device = "ref";
+    o.device = device;
+    o.kv = "f32";
     o.io = "pread";
     o.direct = false;
     o.threads = 2;
@@ -312,8 +314,12 @@ static result model_run(cf_model *m)
         rc = cf_session_create(&s, e, &err);
     if (rc == 0)
         rc = cf_session_extend(s, ids, TOKENS, CF_PHASE_PROMPT, &out, &err);
-    CHECK_STR(err.msg, "");
-    CHECK_INT(rc, 0);
+    if (why && err.code == CF_EDEVICE) {
+        *why = err;
+    } else {
+        CHECK_STR(err.msg, "");
+        CHECK_INT(rc, 0);
+    }
     cf_session_destroy(&s);
     if (!e)
         cf_model_free(&m);
@@ -321,7 +327,8 @@ static result model_run(cf_model *m)
     return r;
 }
 
-static result stored_run(const json_t *config, form_fn *form_of, bool expanded)
+static result stored_run(const json_t *config, form_fn *form_of, bool expanded, const char *device,
+                         cf_err *why)
 {
     cf_err err = {0};
     struct store s;
@@ -335,14 +342,15 @@ static result stored_run(const json_t *config, form_fn *form_of, bool expanded)
     for (uint32_t i = 0; i < m->n_moe; i++)
         scaled += m->moe[i].pieces[CF_DOWN].scale.rows > 0;
     CHECK_INT(scaled, expanded ? 0 : m->n_moe);
-    result r = model_run(m);
+    result r = model_run(m, device, why);
     store_finish(&s);
     return r;
 }
 
 static void same_bits(const json_t *config, form_fn *form_of)
 {
-    result a = stored_run(config, form_of, false), b = stored_run(config, form_of, true);
+    result a = stored_run(config, form_of, false, "ref", NULL);
+    result b = stored_run(config, form_of, true, "ref", NULL);
     size_t n = (size_t)TOKENS * a.vocab;
     double sum = 0, squares = 0;
     CHECK_INT(a.rows, TOKENS);
@@ -433,6 +441,50 @@ static void mxfp4_same_bits(void)
     json_t *config = parse(MXFP4_MODEL);
     same_bits(config, mxfp4_experts);
     json_decref(config);
+}
+
+/* Every device that takes a form, plain or not, gives what the reference gives. */
+static void devices_agree(const char *model, form_fn *form_of, bool expanded)
+{
+    cf_gpu_info infos[16];
+    char text[1024];
+    json_t *config = parse(model);
+    result want = stored_run(config, form_of, expanded, "ref", NULL);
+    int n = cf_gpu_list(infos, 16, text, sizeof text);
+    for (int i = 0; i < n; i++) {
+        char device[32];
+        cf_err why = {0};
+        snprintf(device, sizeof device, "%.15s:%d", infos[i].backend, infos[i].index);
+        result got = stored_run(config, form_of, expanded, device, &why);
+        double worst = 0, most = 0;
+        for (size_t k = 0; k < (size_t)TOKENS * want.vocab; k++) {
+            worst = fmax(worst, fabs((double)got.logits[k] - (double)want.logits[k]));
+            most = fmax(most, fabs((double)want.logits[k]));
+        }
+        if (why.msg[0])
+            printf("    %s\n", why.msg);
+        else if (!(worst <= 1e-3 * most))
+            printf("    %s: logits of up to %g are off by %g\n", device, most, worst);
+        bool ref = strcmp(infos[i].backend, "ref") == 0;
+        CHECK(why.msg[0] ? !ref && !got.rows : worst <= 1e-3 * most);
+        free(got.logits);
+    }
+    free(want.logits);
+    json_decref(config);
+}
+
+static void interleaved_everywhere(void)
+{
+    devices_agree(MXFP4_MODEL, mxfp4_experts, true);
+}
+
+static void codes_everywhere(void)
+{
+    devices_agree(MXFP4_MODEL, mxfp4_experts, false);
+    devices_agree(LATENT("DeepseekV3ForCausalLM", "96", "64", "32", INT4_CONFIG("4")), int4_experts,
+                  false);
+    devices_agree(LATENT("DeepseekV3ForCausalLM", "136", "260", "144", FP8_CONFIG), fp8_linears,
+                  false);
 }
 
 /* Opening is refused with a sentence that has `text`. */
@@ -529,7 +581,7 @@ static void wrapped_same_bits(void)
         CHECK_INT(m->n_skipped, wrapped);
         CHECK_STR(m->skipped_what, wrapped ? "vision tower" : "");
         CHECK_INT(strncmp(m->weights[0].name, "language_model.", 15) == 0, wrapped);
-        r[wrapped] = model_run(m);
+        r[wrapped] = model_run(m, "ref", NULL);
         store_finish(&s);
     }
     CHECK(memcmp(r[0].logits, r[1].logits, (size_t)TOKENS * r[0].vocab * sizeof(float)) == 0);
@@ -546,6 +598,8 @@ int main(int argc, char **argv)
     RUN(fp8_same_bits);
     RUN(int4_same_bits);
     RUN(mxfp4_same_bits);
+    RUN(interleaved_everywhere);
+    RUN(codes_everywhere);
     RUN(halves_refused);
     RUN(methods_refused);
     RUN(wrapped_same_bits);

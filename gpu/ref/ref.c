@@ -67,6 +67,7 @@ static void info_fill(cf_gpu_info *info, int threads)
                           .cpu = true,
                           .unified = true,
                           .head_scales = true,
+                          .transposed_steps = true,
                           .imports = true,
                           .own_transfer = true,
                           .import_align = IMPORT_ALIGN};

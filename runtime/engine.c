@@ -73,8 +73,9 @@ static int head_scales_check(const cf_engine *e, cf_err *err)
     for (uint32_t i = 0; i < m->n_steps && !device->head_scales; i++) {
         if (m->steps[i].kind != CF_STEP_ATTN_LATENT)
             continue;
-        const cf_weight_def *w = &m->weights[m->steps[i].u.latent.kv_b];
-        if (w->scale.rows)
+        cf_wid kv_b = m->steps[i].u.latent.kv_b;
+        const cf_weight_def *w = kv_b == CF_NO_WEIGHT ? NULL : &m->weights[kv_b];
+        if (w && w->scale.rows)
             return CF_FAIL(err, CF_EDEVICE,
                            "%s has outer scales, which device %s:%d (%s) cannot apply in latent "
                            "attention; ref can",

@@ -570,6 +570,8 @@ int main(int argc, char **argv)
         model_run(DEMO, ref, true);
         if (ref)
             model_run("tests/fixtures/models/longcat_ngram", ref, false);
+        if (ref) /* outer scales of weights and records, six extents to a record */
+            model_run("tests/fixtures/models/deepseek_v3_fp8", ref, false);
     }
     return check_done();
 }

@@ -296,6 +296,10 @@ int main(int argc, char **argv)
         device = text;
         model_run("tests/fixtures/models/longcat_flash", true, &tmp);
         model_run("tests/fixtures/models/longcat_ngram", true, &tmp);
+        if (strcmp(infos[i].backend, "ref") == 0) { /* records of six extents */
+            model_run("tests/fixtures/models/deepseek_v3_fp8", false, &tmp);
+            model_run("tests/fixtures/models/gpt_oss", false, &tmp);
+        }
         if (!in_short)
             model_run("models/demo", false, &tmp);
     }

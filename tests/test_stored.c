@@ -3,7 +3,10 @@
  * there and opens all the same; a text model within another whose names are not found.
  *
  * A generated checkpoint is written twice: as codes and scales, and in F32 with the product of the
- * two. The same plan over both must give the same bits on the reference device. */
+ * two. The same plan over both must give the same bits on the reference device; other devices are
+ * held against it.
+ *
+ *     test_stored [BACKEND] */
 #include <ctype.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -443,6 +446,8 @@ static void mxfp4_same_bits(void)
     json_decref(config);
 }
 
+static const char *only; /* a backend; NULL: all */
+
 /* Every device that takes a form, plain or not, gives what the reference gives. */
 static void devices_agree(const char *model, form_fn *form_of, bool expanded)
 {
@@ -454,6 +459,8 @@ static void devices_agree(const char *model, form_fn *form_of, bool expanded)
     for (int i = 0; i < n; i++) {
         char device[32];
         cf_err why = {0};
+        if (only && strcmp(only, infos[i].backend) != 0)
+            continue;
         snprintf(device, sizeof device, "%.15s:%d", infos[i].backend, infos[i].index);
         result got = stored_run(config, form_of, expanded, device, &why);
         double worst = 0, most = 0;
@@ -593,8 +600,7 @@ static void wrapped_same_bits(void)
 
 int main(int argc, char **argv)
 {
-    (void)argc;
-    (void)argv;
+    only = argc > 1 ? argv[1] : NULL;
     RUN(fp8_same_bits);
     RUN(int4_same_bits);
     RUN(mxfp4_same_bits);

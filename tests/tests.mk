@@ -38,7 +38,7 @@ TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_models test_rows test_timeline test_window)
 SAN_TESTS  := $(if $(findstring thread,$(SAN)),$(TSAN_TESTS),$(ASAN_TESTS))
 # Tests that run on every device there is, unless told on which.
-BY_DEVICE  := test_models test_gguf_models test_identity test_window
+BY_DEVICE  := test_models test_gguf_models test_identity test_stored test_window
 # Arguments of run.sh: the tests $2 of the build folder $1.
 runs = $(foreach t,$2,'$1/tests/$t$(if $(filter $(BY_DEVICE),$t), ref)$(if $(filter test_identity,$t), short)$(if $(filter test_faults,$t), 40)')
 

@@ -383,7 +383,8 @@ static int experts_fused_transposed(struct build *k, uint32_t layer, uint32_t mo
         p[i].row_first = d->interleaved ? i : i * d->ffn;
         p[i].row_step = d->interleaved ? 2 : 1;
     }
-    return fused_transposed(k, moe, d->hidden, d->ffn, d->names.fused_down, layer, &p[CF_DOWN], err);
+    return fused_transposed(k, moe, d->hidden, d->ffn, d->names.fused_down, layer, &p[CF_DOWN],
+                            err);
 fail:
     return rc;
 }

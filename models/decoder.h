@@ -73,7 +73,7 @@ struct cf_decoder {
     bool beside;
     double beside_scale;
     cf_fused_form fused;
-    bool interleaved; /* TRANSPOSED: gate and up are every other row, biases too; else gate then up */
+    bool interleaved; /* TRANSPOSED: gate and up every other row, biases too; else gate then up */
     /* Latent attention instead of grouped-query attention when rank_kv > 0. */
     uint32_t rank_q, rank_kv, nope, v;
     cf_index_sizes index;

@@ -7,7 +7,6 @@
  * held against it.
  *
  *     test_stored [BACKEND] */
-#include <ctype.h>
 #include <jansson.h>
 #include <stdlib.h>
 

@@ -183,7 +183,8 @@ KERNEL attn_latent(bytes_in q_lat, bytes_in q_rope, bytes_in cache, bytes_in row
 // One unit: heads [h0, h0 + heads) of row r, all of key head kv. The visible cells are the last of
 // the row's and those just before it.
 INLINE void attn_unit(const uint t, bytes_in q, bytes_in k, bytes_in v, bytes_in rows,
-                      bytes_in sinks, bytes_in sharp, bytes_out y, const ocl_attn_params *p, ulong r, uint kv,
+                      bytes_in sinks, bytes_in sharp, bytes_out y, const ocl_attn_params *p,
+                      ulong r, uint kv,
                       uint h0, uint heads, SHARED float *s, dot_sums sums)
 {
     const __global uint *row = UINTS(rows, p->rows) + 4 * r;

@@ -341,7 +341,7 @@ int cf_build_state(cf_build *b, uint32_t rows, uint32_t width, uint32_t *out, cf
     return 0;
 }
 
-int cf_build_constants(cf_build *b, const float *values, uint32_t n, uint32_t *out, cf_err *err)
+int cf_build_constants(cf_build *b, const void *words, uint32_t n, uint32_t *out, cf_err *err)
 {
     cf_model *m = b->model;
     *out = m->n_constants;
@@ -349,7 +349,7 @@ int cf_build_constants(cf_build *b, const float *values, uint32_t n, uint32_t *o
         int rc = list_grow(&m->constants, m->n_constants, sizeof *m->constants, err);
         if (rc < 0)
             return rc;
-        m->constants[m->n_constants++] = values[i];
+        memcpy(&m->constants[m->n_constants++], (const uint8_t *)words + 4 * (size_t)i, 4);
     }
     return 0;
 }

@@ -113,8 +113,8 @@ int cf_build_moe(cf_build *b, uint32_t layer, uint32_t experts, uint32_t zero_ex
 int cf_build_buf(cf_build *b, const char *name, uint32_t width, cf_bufid *out, cf_err *err);
 /* A recurrent state of rows x width floats a session. */
 int cf_build_state(cf_build *b, uint32_t rows, uint32_t width, uint32_t *out, cf_err *err);
-/* n numbers that no tensor holds; *out: of the first. */
-int cf_build_constants(cf_build *b, const float *values, uint32_t n, uint32_t *out, cf_err *err);
+/* n words (float32 or uint32) that no tensor holds; *out: of the first. */
+int cf_build_constants(cf_build *b, const void *words, uint32_t n, uint32_t *out, cf_err *err);
 /* Appends a step; the caller fills its union through *out before the next append. Optional weights
  * start absent, scales at 1. */
 int cf_build_step(cf_build *b, cf_step_kind kind, uint32_t layer, cf_bufid src, cf_bufid dst,

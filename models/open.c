@@ -100,6 +100,7 @@ static int family_run(cf_build *b, cf_err *err)
     if (!f)
         return CF_EFORMAT;
     snprintf(b->model->spec.family, sizeof b->model->spec.family, "%s", f->name);
+    b->model->spec.decoder_start = -1;
     int rc = cf_quant_read(b, err);
     if (rc == 0)
         rc = f->build(b, err);

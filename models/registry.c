@@ -27,7 +27,8 @@
     X(dbrx)                                                                                        \
     X(llama4)                                                                                      \
     X(gpt_oss)                                                                                     \
-    X(minimax)
+    X(minimax)                                                                                     \
+    X(switch)
 
 #define DECLARE(name) extern const cf_family cf_family_##name;
 #define LIST(name)    &cf_family_##name,

@@ -111,6 +111,11 @@ static void exec_sizes(cf_memory_plan *p, const cf_model *model)
     b[CF_XB_COS_SIN] = rows * rot * 4;
     b[CF_XB_ROW_SCALE] = rows * 4;
     b[CF_XB_RUNS] = rows * sizeof(cf_state_run);
+    bool picked = false;
+    for (uint32_t i = 0; i < model->n_steps; i++)
+        picked |= model->steps[i].kind == CF_STEP_ROUTE && model->steps[i].u.route.capacity;
+    b[CF_XB_PICKED_IDS] = b[CF_XB_PICKED_CHOICE] = picked ? rows * k * 4 : 0;
+    b[CF_XB_CROSS_INFO] = model->n_encoder_steps ? rows * sizeof(cf_row_info) : 0;
     b[CF_XB_CONSTANTS] = (uint64_t)model->n_constants * sizeof(float);
     for (int i = 0; i < CF_XB_COUNT; i++)
         b[i] = cf_align_up(b[i] ? b[i] : 1, PAGE);

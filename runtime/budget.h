@@ -27,6 +27,9 @@ typedef enum {
     CF_XB_ROW_SCALE,    /* a factor a row, for queries sharpened with the position */
     CF_XB_RUNS,         /* cf_state_run [rows] */
     CF_XB_CONSTANTS,    /* the model's */
+    CF_XB_PICKED_IDS,   /* as CF_XB_IDS, where the host had a say in them */
+    CF_XB_PICKED_CHOICE,
+    CF_XB_CROSS_INFO,   /* cf_row_info [rows]: the encoder's cells */
     CF_XB_SCORES,       /* of cells [index rows, ctx], where attention chooses them */
     CF_XB_COUNT
 } cf_exec_buf;

@@ -74,6 +74,8 @@ typedef struct cf_engine_info {
     uint32_t layers, moe_layers, experts, zero_experts, top_k;
     uint32_t vocab, hidden, ctx, ctx_max, chunk;
     int32_t bos; /* -1 = none */
+    bool encoder; /* sessions read an input first: cf_session_encode */
+    int32_t decoder_start; /* what their text begins with */
     uint64_t record_bytes, resident_bytes;
 } cf_engine_info;
 
@@ -110,6 +112,11 @@ typedef struct cf_outputs {
 int cf_session_create(cf_session **out, cf_engine *engine, cf_err *err);
 void cf_session_destroy(cf_session **session);
 uint32_t cf_session_length(const cf_session *session); /* tokens processed */
+
+/* Of a model with an encoder: reads the whole input, n >= 1 ids, in one call, whose rows see all of it;
+ * the session's text begins anew behind it. CF_ELIMIT when a chunk or the context does not hold n. */
+int cf_session_encode(cf_session *session, const int32_t *ids, uint32_t n,
+                      const cf_outputs *outputs, cf_err *err);
 
 /* Processes n >= 1 more ids, in chunks. CF_ELIMIT when the context would be exceeded (nothing is
  * processed then), -EINVAL for an id out of range. */

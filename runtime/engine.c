@@ -303,7 +303,8 @@ void cf_engine_get_info(const cf_engine *e, cf_engine_info *out)
         .name = s->name, .family = s->family, .layers = s->layers, .moe_layers = e->model->n_moe,
         .experts = s->experts, .zero_experts = s->zero_experts, .top_k = s->top_k,
         .vocab = s->vocab, .hidden = s->hidden, .ctx = e->plan.ctx, .ctx_max = s->ctx_max,
-        .chunk = e->plan.chunk, .bos = s->bos,
+        .chunk = e->plan.chunk, .bos = s->bos, .encoder = e->model->n_encoder_steps > 0,
+        .decoder_start = s->decoder_start,
         .record_bytes = e->model->n_moe ? cf_moe_record_bytes(&e->model->moe[0]) : 0,
         .resident_bytes = cf_model_resident_bytes(e->model)};
 }

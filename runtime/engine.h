@@ -60,6 +60,7 @@ struct cf_session {
     uint32_t index;  /* of its cells in the KV cache */
     uint32_t number; /* in traces: counted from 0 */
     uint32_t length;
+    uint32_t encoded; /* positions of the encoder's input; 0: none yet */
     uint32_t turn; /* which of its two slots of every state holds it: 0 or 1 */
     int32_t *ids; /* [ctx] the tokens so far */
     const float *logits;

@@ -102,11 +102,15 @@ static int step_norm(cf_exec *x, const cf_step *s, cf_err *err)
 static int step_dense(cf_exec *x, const cf_step *s, cf_err *err)
 {
     (void)err;
-    cf_span src = exec_act(x, s->src), g = exec_act(x, s->u.dense.g), u = exec_act(x, s->u.dense.u);
+    bool gated = s->u.dense.up != CF_NO_WEIGHT;
+    cf_span src = exec_act(x, s->src), g = exec_act(x, s->u.dense.g), u = {0};
     uint32_t width = exec_width(x, s->src), inner = s->u.dense.ffn;
     exec_barrier(x);
     exec_linear(x, s->u.dense.gate, src, width, g, inner, 1, false);
-    exec_linear(x, s->u.dense.up, src, width, u, inner, 1, false);
+    if (gated) {
+        u = exec_act(x, s->u.dense.u);
+        exec_linear(x, s->u.dense.up, src, width, u, inner, 1, false);
+    }
     exec_barrier(x);
     cf_gpu_glu(x->gpu, CF_STREAM_COMPUTE,
                &(cf_op_glu){.g = g, .u = u, .y = g, .n = (uint64_t)x->n_rows * inner,
@@ -246,6 +250,10 @@ static void rows_upload(cf_exec *x)
     uint32_t n = x->n_rows, ctx = x->e->plan.ctx;
     cf_row_info *info = cf_gpu_host_write(
         cf_span_sub(cf_span_of(x->xb[CF_XB_ROW_INFO]), 0, n * sizeof *info));
+    cf_row_info *cross = NULL;
+    if (x->model->n_encoder_steps && !x->batch->encoder)
+        cross = cf_gpu_host_write(
+            cf_span_sub(cf_span_of(x->xb[CF_XB_CROSS_INFO]), 0, n * sizeof *cross));
     x->most_cells = 0;
     for (uint32_t r = 0; r < n; r++) {
         const cf_row *row = &x->batch->rows[r];
@@ -253,7 +261,11 @@ static void rows_upload(cf_exec *x)
             x->most_cells = row->position + 1;
         uint32_t first = row->session->index * ctx;
         info[r] = (cf_row_info){.cell = first + row->position, .first_cell = first,
-                                .n_cells = row->position + 1, .position = row->position};
+                                .n_cells = x->batch->encoder ? n : row->position + 1,
+                                .position = row->position};
+        if (cross)
+            cross[r] = (cf_row_info){.first_cell = first, .n_cells = row->session->encoded,
+                                     .position = row->session->encoded - 1};
     }
     if (x->tune_floor) {
         float *scale = cf_gpu_host_write(
@@ -309,6 +321,12 @@ static int step_dispatch(cf_exec *x, const cf_step *s, cf_err *err)
         return exec_attn_delta(x, s, err);
     case CF_STEP_ATTN_DECAY:
         return exec_attn_decay(x, s, err);
+    case CF_STEP_ATTN_BIAS:
+        return exec_attn_bias(x, s, err);
+    case CF_STEP_CROSS_KV:
+        return exec_cross_kv(x, s, err);
+    case CF_STEP_ATTN_CROSS:
+        return exec_attn_cross(x, s, err);
     case CF_STEP_DENSE:
         return step_dense(x, s, err);
     case CF_STEP_GATE:
@@ -352,11 +370,14 @@ int cf_exec_run(cf_exec *x, const cf_batch *batch, const float **logits, cf_err 
     rows_upload(x);
     exec_runs_upload(x);
     cf_policy_chunk(x->e->policy, batch->n_rows);
-    for (uint32_t i = 0; i < x->model->n_steps && rc == 0; i++) {
+    const cf_model *m = x->model;
+    uint32_t begin_step = batch->encoder ? 0 : m->n_encoder_steps;
+    uint32_t end_step = batch->encoder ? m->n_encoder_steps : m->n_steps;
+    for (uint32_t i = begin_step; i < end_step && rc == 0; i++) {
         if (atomic_load_explicit(&x->e->cancelled, memory_order_relaxed))
             rc = CF_FAIL(err, -ECANCELED, "interrupted");
         else
-            rc = step_run(x, &x->model->steps[i], err);
+            rc = step_run(x, &m->steps[i], err);
     }
     if (rc < 0)
         cf_cache_abort(x->e->cache);
@@ -379,12 +400,13 @@ static int device_buffers_create(cf_exec *x, cf_err *err)
         "expert ids", "expert weights", "expert ids for the host", "expert weights for the host",
         "expert pairs", "expert inner rows", "expert rows", "logits", "hidden states", "row info",
         "token ids", "raw rows", "rotations", "row factors",
-        "runs of rows", "constants", "scores of cells"};
+        "runs of rows", "constants", "ids as picked",
+        "weights as picked", "encoder info", "scores of cells"};
     static const cf_buf_kind kinds[CF_XB_COUNT] = {
         CF_BUF_DEVICE, CF_BUF_DEVICE, CF_BUF_READBACK, CF_BUF_READBACK, CF_BUF_UPLOAD,
         CF_BUF_DEVICE, CF_BUF_DEVICE, CF_BUF_READBACK, CF_BUF_READBACK, CF_BUF_UPLOAD,
         CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD,
-        CF_BUF_UPLOAD, CF_BUF_DEVICE};
+        CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_DEVICE};
     int rc = 0;
     const cf_memory_plan *p = &x->e->plan;
     for (uint32_t i = 0; i < x->model->n_bufs; i++) {

@@ -25,6 +25,7 @@ typedef struct cf_batch {
     uint32_t n_rows;
     cf_phase phase;
     const cf_outputs *outputs; /* may be NULL */
+    bool encoder;              /* the encoder's plan, over all of one session's input */
     bool last_logits;          /* logits of the last row are wanted even without outputs->row */
 } cf_batch;
 

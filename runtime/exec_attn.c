@@ -69,9 +69,8 @@ static void queries_tune(cf_exec *x, const cf_attn_def *a, cf_span q)
     exec_recorded(x);
 }
 
-static void kv_store(cf_exec *x, const cf_attn_def *a, cf_span src, uint32_t slot)
+void exec_kv_store(cf_exec *x, cf_span src, uint32_t slot, uint32_t width)
 {
-    uint32_t width = a->kv_heads * a->head;
     cf_gpu_kv_store(x->gpu, CF_STREAM_COMPUTE,
                     &(cf_op_kv_store){.x = src, .cache = cf_span_of(x->kv[slot]),
                                       .rows = exec_row_info(x), .n_rows = x->n_rows, .width = width,
@@ -120,8 +119,8 @@ static void prepare(cf_exec *x, const cf_attn_def *a, cf_span src, uint32_t widt
     if (a->tune_floor)
         queries_tune(x, a, q);
     exec_barrier(x);
-    kv_store(x, a, k, a->k_slot);
-    kv_store(x, a, v, a->v_slot);
+    exec_kv_store(x, k, a->k_slot, k_width);
+    exec_kv_store(x, v, a->v_slot, k_width);
 }
 
 int exec_attn(cf_exec *x, const cf_step *s, cf_err *err)

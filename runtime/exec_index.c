@@ -125,15 +125,7 @@ int exec_index(cf_exec *x, const cf_attn_latent_def *a, uint32_t layer, cf_span 
     exec_barrier(x);
     exec_rotate(x, d->rope_def, k, 0, 1, d->head, d->head);
     exec_barrier(x);
-    cf_gpu_kv_store(x->gpu, CF_STREAM_COMPUTE,
-                    &(cf_op_kv_store){.x = k,
-                                      .cache = cf_span_of(x->kv[x->model->kv.slots + d->slot]),
-                                      .rows = exec_row_info(x),
-                                      .n_rows = x->n_rows,
-                                      .width = d->head,
-                                      .x_stride = d->head,
-                                      .kv_dtype = x->e->plan.kv_dtype});
-    exec_recorded(x);
+    exec_kv_store(x, k, x->model->kv.slots + d->slot, d->head);
     uint32_t step = x->e->plan.index_rows;
     for (uint32_t r = 0; chosen && r < x->n_rows; r += step)
         rows_select(x, a, r, x->n_rows - r < step ? x->n_rows - r : step);

@@ -1,5 +1,5 @@
 /* Shared by the executor's files (exec.c, exec_attn.c, exec_latent.c, exec_moe.c, exec_rows.c,
- * exec_state.c, exec_index.c). */
+ * exec_state.c, exec_index.c, exec_cross.c). */
 #ifndef CF_RUNTIME_EXEC_INTERNAL_H
 #define CF_RUNTIME_EXEC_INTERNAL_H
 
@@ -23,6 +23,7 @@ struct cf_exec {
     bool open;     /* ... since the last submit */
     uint64_t raw_off; /* used part of CF_XB_RAW_ROWS */
     uint32_t moe;     /* of the ROUTE whose EXPERTS is to come */
+    bool picked;      /* its choice is in CF_XB_PICKED_IDS and _CHOICE */
     uint32_t tune_floor; /* 0: queries are not sharpened with the position */
     float tune_scale;
     uint32_t sharp_from; /* 0: neither are scores; at most one of the two */
@@ -88,6 +89,11 @@ int exec_attn_latent(cf_exec *x, const cf_step *s, cf_err *err);
  * it is to look at into `selected`. src and q_lat are as attention has them. */
 int exec_index(cf_exec *x, const cf_attn_latent_def *a, uint32_t layer, cf_span src, uint32_t width,
                cf_err *err);
+/* src [n_rows, width] into a slot of the cache. */
+void exec_kv_store(cf_exec *x, cf_span src, uint32_t slot, uint32_t width);
+int exec_attn_bias(cf_exec *x, const cf_step *s, cf_err *err);
+int exec_cross_kv(cf_exec *x, const cf_step *s, cf_err *err);
+int exec_attn_cross(cf_exec *x, const cf_step *s, cf_err *err);
 int exec_attn_delta(cf_exec *x, const cf_step *s, cf_err *err);
 int exec_attn_decay(cf_exec *x, const cf_step *s, cf_err *err);
 /* exec_state.c: the states' buffers and the constants at create, the runs of each batch. */

@@ -76,11 +76,7 @@ static int project(cf_exec *x, const cf_attn_latent_def *a, uint32_t layer, cf_s
         exec_linear(x, a->q_b, q_lat, a->rank_q, q, q_width, 1, false);
     else
         exec_linear(x, a->q_b, src, width, q, q_width, 1, false);
-    cf_gpu_kv_store(x->gpu, CF_STREAM_COMPUTE,
-                    &(cf_op_kv_store){.x = kv, .cache = cf_span_of(x->kv[a->kv_slot]),
-                                      .rows = exec_row_info(x), .n_rows = x->n_rows, .width = kv_width,
-                                      .x_stride = kv_width, .kv_dtype = x->e->plan.kv_dtype});
-    exec_recorded(x);
+    exec_kv_store(x, kv, a->kv_slot, kv_width);
     if (a->indexed) {
         int rc = exec_index(x, a, layer, src, width, err);
         if (rc < 0)

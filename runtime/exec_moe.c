@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "runtime/exec_internal.h"
+#include "runtime/router.h"
 
 static cf_expert_counts *phase_counts(cf_exec *x)
 {
@@ -31,6 +32,34 @@ static int choice_read(cf_exec *x, const cf_moe_def *moe, cf_err *err)
     return 0;
 }
 
+/* Takes from each expert what is beyond its capacity, session by session, and hands the choice to the
+ * device again. */
+static void choice_limit(cf_exec *x, const cf_moe_def *moe, uint32_t capacity)
+{
+    uint32_t k = moe->top_k, begin = 0;
+    for (uint32_t r = 1; r <= x->n_rows; r++) {
+        if (r < x->n_rows && x->batch->rows[r].session == x->batch->rows[begin].session)
+            continue;
+        cf_choice part = {x->chosen + (size_t)begin * k, x->weights + (size_t)begin * k, r - begin,
+                          k, moe->experts, moe->experts + moe->zero_experts};
+        cf_router_capacity(&part, capacity, x->expert_rows);
+        begin = r;
+    }
+    size_t n = (size_t)x->n_rows * k;
+    memcpy(cf_gpu_host_write(ids_span(x, CF_XB_PICKED_IDS, k)), x->chosen, n * sizeof *x->chosen);
+    memcpy(cf_gpu_host_write(ids_span(x, CF_XB_PICKED_CHOICE, k)), x->weights,
+           n * sizeof *x->weights);
+}
+
+/* How many of a row's k choices there are. */
+static uint32_t choices_of(const cf_exec *x, const cf_moe_def *moe, uint32_t r)
+{
+    uint32_t n = 0, none = moe->experts + moe->zero_experts;
+    while (n < moe->top_k && x->chosen[(size_t)r * moe->top_k + n] != none)
+        n++;
+    return n;
+}
+
 /* Distinct routed experts, how many rows chose each; the counts and the policy's history. */
 static void choice_count(cf_exec *x, const cf_moe_def *moe)
 {
@@ -39,14 +68,14 @@ static void choice_count(cf_exec *x, const cf_moe_def *moe)
     memset(x->expert_rows, 0, moe->experts * sizeof *x->expert_rows);
     for (uint32_t r = 0; r < x->n_rows; r++) {
         const uint32_t *ids = x->chosen + (size_t)r * k;
-        uint32_t routed = 0;
-        while (routed < k && ids[routed] < moe->experts)
+        uint32_t routed = 0, n = choices_of(x, moe, r);
+        while (routed < n && ids[routed] < moe->experts)
             x->expert_rows[ids[routed++]]++;
         cf_policy_choice(x->e->policy, x->moe, r, ids, routed, x->weights + (size_t)r * k);
-        phase->selected += k;
-        phase->zero += k - routed;
-        layer->selected += k;
-        layer->zero += k - routed;
+        phase->selected += n;
+        phase->zero += n - routed;
+        layer->selected += n;
+        layer->zero += n - routed;
     }
     x->n_experts = 0;
     for (uint32_t e = 0; e < moe->experts; e++)
@@ -62,11 +91,12 @@ static int choice_report(cf_exec *x, const cf_moe_def *moe, cf_err *err)
         const cf_row *row = &x->batch->rows[r];
         const uint32_t *ids = x->chosen + (size_t)r * k;
         const float *weights = x->weights + (size_t)r * k;
+        uint32_t n = choices_of(x, moe, r);
         if (o && o->route)
-            o->route(o->user, moe->layer, row->position, ids, weights, k);
-        if (x->e->trace) {
+            o->route(o->user, moe->layer, row->position, ids, weights, n);
+        if (x->e->trace && n) {
             int rc = cf_trace_row(x->e->trace, row->session->number, row->position,
-                                  x->batch->phase, moe->layer, ids, weights, k, err);
+                                  x->batch->phase, moe->layer, ids, weights, n, err);
             if (rc < 0)
                 return rc;
         }
@@ -115,6 +145,9 @@ int exec_route(cf_exec *x, const cf_step *s, cf_err *err)
     x->moe = d->moe;
     if ((rc = choice_read(x, moe, err)) < 0)
         return rc;
+    x->picked = d->capacity > 0;
+    if (d->capacity)
+        choice_limit(x, moe, d->capacity);
     choice_count(x, moe);
     if ((rc = choice_report(x, moe, err)) < 0)
         return rc;
@@ -173,7 +206,7 @@ static int entries_compute(cf_exec *x, const cf_moe_def *moe, const cf_step *s, 
     }
     uint32_t k = moe->top_k;
     cf_span pairs = cf_span_of(x->xb[CF_XB_PAIRS]), h = cf_span_of(x->xb[CF_XB_EXPERT_H]);
-    cf_span weights = ids_span(x, CF_XB_CHOICE, k), none = {0};
+    cf_span weights = ids_span(x, x->picked ? CF_XB_PICKED_CHOICE : CF_XB_CHOICE, k), none = {0};
     bool on_input = s->u.experts.weight_on_input;
     cf_gpu_expert_glu(x->gpu, CF_STREAM_COMPUTE,
                       &(cf_op_expert_glu){.experts = x->work, .n_experts = n,
@@ -216,8 +249,11 @@ int exec_experts(cf_exec *x, const cf_step *s, cf_err *err)
     exec_barrier(x);
     cf_gpu_combine(x->gpu, CF_STREAM_COMPUTE,
                    &(cf_op_combine){.out = cf_span_of(x->xb[CF_XB_EXPERT_OUT]),
-                                    .ids = ids_span(x, CF_XB_IDS, moe->top_k),
-                                    .weights = ids_span(x, CF_XB_CHOICE, moe->top_k),
+                                    .ids = ids_span(x, x->picked ? CF_XB_PICKED_IDS : CF_XB_IDS,
+                                                    moe->top_k),
+                                    .weights = ids_span(
+                                        x, x->picked ? CF_XB_PICKED_CHOICE : CF_XB_CHOICE,
+                                        moe->top_k),
                                     .x = exec_act(x, s->src), .y = exec_act(x, s->dst),
                                     .n_rows = x->n_rows, .k = moe->top_k, .hidden = moe->hidden,
                                     .n_routed = moe->experts});

@@ -56,6 +56,7 @@ const char *cf_step_name(cf_step_kind kind)
         [CF_STEP_EMBED] = "EMBED", [CF_STEP_ROWS] = "ROWS",   [CF_STEP_LINEAR] = "LINEAR",
         [CF_STEP_NORM] = "NORM",   [CF_STEP_ATTN_LATENT] = "ATTN", [CF_STEP_ATTN] = "ATTN",
         [CF_STEP_ATTN_DELTA] = "ATTN", [CF_STEP_ATTN_DECAY] = "ATTN",
+        [CF_STEP_ATTN_BIAS] = "ATTN", [CF_STEP_CROSS_KV] = "CROSSKV", [CF_STEP_ATTN_CROSS] = "CROSS",
         [CF_STEP_DENSE] = "DENSE", [CF_STEP_GATE] = "GATE",
         [CF_STEP_ROUTE] = "ROUTE", [CF_STEP_EXPERTS] = "EXPERTS", [CF_STEP_ADD] = "ADD",
         [CF_STEP_SCALE] = "SCALE", [CF_STEP_TAP] = "TAP",     [CF_STEP_HEAD] = "HEAD"};
@@ -136,6 +137,16 @@ uint32_t cf_step_weights(const cf_step *s, cf_wid out[CF_STEP_WEIGHTS])
         break;
     case CF_STEP_ATTN_DECAY:
         ADD(s->u.decay.qkv), ADD(s->u.decay.gate), ADD(s->u.decay.norm), ADD(s->u.decay.out);
+        break;
+    case CF_STEP_ATTN_BIAS:
+        ADD(s->u.bias.q), ADD(s->u.bias.k), ADD(s->u.bias.v), ADD(s->u.bias.out);
+        ADD(s->u.bias.bias);
+        break;
+    case CF_STEP_CROSS_KV:
+        ADD(s->u.cross_kv.k), ADD(s->u.cross_kv.v);
+        break;
+    case CF_STEP_ATTN_CROSS:
+        ADD(s->u.cross.q), ADD(s->u.cross.out);
         break;
     case CF_STEP_DENSE:
         ADD(s->u.dense.gate), ADD(s->u.dense.up), ADD(s->u.dense.down);

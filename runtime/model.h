@@ -24,6 +24,7 @@ typedef struct cf_spec {
     int32_t bos;                           /* -1 = none */
     int32_t eos[CF_MAX_EOS];
     uint32_t n_eos;
+    int32_t decoder_start; /* what a decoder's text begins with; -1 = there is no encoder */
 } cf_spec;
 
 /* ---- weights by role ---- */
@@ -132,7 +133,10 @@ typedef enum {
     CF_STEP_ATTN,        /* dst = grouped-query attention of src */
     CF_STEP_ATTN_DELTA,  /* dst = gated delta-rule attention of src, over a recurrent state */
     CF_STEP_ATTN_DECAY,  /* dst = linear attention of src with a fixed decay, likewise */
-    CF_STEP_DENSE,       /* dst = down(act(gate src) * up src) */
+    CF_STEP_ATTN_BIAS,   /* dst = attention of src with a bias by distance */
+    CF_STEP_CROSS_KV,    /* keys and values of src, the encoder's output, into the cache */
+    CF_STEP_ATTN_CROSS,  /* dst = attention of src over the encoder's keys and values */
+    CF_STEP_DENSE,       /* dst = down(act(gate src) * up src), or without up */
     CF_STEP_GATE,        /* dst = dst * sigmoid(W src), one W row for all of dst */
     CF_STEP_ROUTE,       /* choose experts from src: ids go to the host, reads may start */
     CF_STEP_EXPERTS,     /* dst = sum of the chosen experts of src (src is ROUTE's) */
@@ -222,6 +226,21 @@ typedef struct cf_attn_decay_def {
     cf_bufid qkv_buf, gate_buf, o_buf;
 } cf_attn_decay_def;
 
+/* Every head has its own keys and values; scores are not scaled but biased by distance, the same in all
+ * layers of a stack (arXiv 1910.10683). */
+typedef struct cf_attn_bias_def {
+    cf_wid q, k, v, out, bias; /* bias: [buckets, heads] */
+    uint32_t heads, head, k_slot, v_slot;
+    uint32_t buckets, n_buckets, zero; /* of the model's constants: rows of bias, by distance */
+    cf_bufid q_buf, k_buf, v_buf, o_buf;
+} cf_attn_bias_def;
+
+typedef struct cf_attn_cross_def {
+    cf_wid q, out;
+    uint32_t heads, head, k_slot, v_slot;
+    cf_bufid q_buf, o_buf;
+} cf_attn_cross_def;
+
 typedef struct cf_route_def {
     cf_wid classifier, bias; /* bias: of the selection; CF_NO_WEIGHT: none */
     cf_wid logit_bias;       /* CF_NO_WEIGHT: none */
@@ -231,8 +250,9 @@ typedef struct cf_route_def {
     bool renormalise;
     float scale;
     float jitter, cap; /* of SPARSEMIXER; of the logits, 0: none */
-    uint32_t moe;    /* index into cf_model.moe */
-    cf_bufid logits; /* scratch */
+    uint32_t capacity; /* rows of a session and call that an expert serves, the first ones; 0: all */
+    uint32_t moe;      /* index into cf_model.moe */
+    cf_bufid logits;   /* scratch */
 } cf_route_def;
 
 typedef struct cf_step {
@@ -248,6 +268,9 @@ typedef struct cf_step {
         cf_attn_def attn;
         cf_attn_delta_def delta;
         cf_attn_decay_def decay;
+        cf_attn_bias_def bias;
+        cf_attn_cross_def cross;
+        struct { cf_wid k, v; uint32_t k_slot, v_slot; cf_bufid k_buf, v_buf; } cross_kv;
         struct { cf_wid gate, up, down; cf_bufid g, u; uint32_t ffn; cf_act_params act; } dense;
         struct { cf_wid w; cf_bufid g; } gate;
         cf_route_def route;
@@ -290,10 +313,11 @@ typedef struct cf_model {
     uint32_t n_bufs;
     cf_step *steps;
     uint32_t n_steps;
+    uint32_t n_encoder_steps; /* the first steps are a plan of their own: a session's input, once */
     cf_kv_def kv;
     cf_state_def *states;
     uint32_t n_states;
-    float *constants; /* numbers that steps need on the device and no tensor holds */
+    uint32_t *constants; /* words that steps need on the device and no tensor holds */
     uint32_t n_constants;
     /* Recognised and left out: e.g. a multi-token-prediction module. */
     uint32_t n_skipped;

@@ -93,6 +93,39 @@ static int chunk_run(cf_session *s, uint32_t n, cf_phase phase, const cf_outputs
     return rc;
 }
 
+int cf_session_encode(cf_session *s, const int32_t *ids, uint32_t n, const cf_outputs *outputs,
+                      cf_err *err)
+{
+    cf_engine *e = s->engine;
+    uint32_t most = e->plan.chunk; /* which the context holds */
+    int rc = ids_check(e, ids, n, err);
+    if (rc < 0)
+        return rc;
+    if (!e->model->n_encoder_steps)
+        return CF_FAIL(err, -EINVAL, "%s has no encoder: its session is extended",
+                       e->model->spec.name);
+    if (n == 0)
+        return CF_FAIL(err, -EINVAL, "the encoder's input has at least one token");
+    if (n > most)
+        return CF_FAIL(err, CF_ELIMIT,
+                       "the encoder reads its %u tokens at once and a chunk holds %u: --chunk %u "
+                       "(and --ctx) would do",
+                       n, most, n);
+    s->logits = NULL;
+    s->length = s->encoded = 0;
+    for (uint32_t i = 0; i < n; i++)
+        e->batch_rows[i] = (cf_row){s, i, ids[i]};
+    cf_batch batch = {.rows = e->batch_rows, .n_rows = n, .phase = CF_PHASE_PROMPT,
+                      .outputs = outputs, .encoder = true};
+    const float *none;
+    uint64_t begin = cf_clock_ns();
+    rc = cf_exec_run(e->exec, &batch, &none, err);
+    e->counters.prefill_ns += cf_clock_ns() - begin;
+    e->counters.prompt_tokens += rc < 0 ? 0 : n;
+    s->encoded = rc < 0 ? 0 : n;
+    return rc;
+}
+
 int cf_session_extend(cf_session *s, const int32_t *ids, uint32_t n, cf_phase phase,
                       const cf_outputs *outputs, cf_err *err)
 {
@@ -102,6 +135,9 @@ int cf_session_extend(cf_session *s, const int32_t *ids, uint32_t n, cf_phase ph
         return rc;
     if (n == 0)
         return CF_FAIL(err, -EINVAL, "a session is extended by at least one token");
+    if (e->model->n_encoder_steps && !s->encoded)
+        return CF_FAIL(err, -EINVAL, "%s continues what its encoder has read, which is nothing yet",
+                       e->model->spec.name);
     if (n > e->plan.ctx - s->length)
         return CF_FAIL(err, CF_ELIMIT,
                        "%u tokens after %u exceed the context of %u; a larger --ctx makes room", n,

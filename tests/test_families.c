@@ -82,6 +82,12 @@ static void every_family_has_a_fixture(void)
 #define GPT_OSS(layers, experts)                                                                    \
     DECODER("GptOssForCausalLM", "201088", "2880", layers, "64", "8",                              \
             "\"head_dim\":64," MIXTRAL("2880", experts, "4"))
+#define SWITCH(hidden, heads, ffn, layers, experts, step)                                          \
+    "{\"architectures\":[\"SwitchTransformersForConditionalGeneration\"],"                           \
+    "\"vocab_size\":32128,\"d_model\":" hidden ",\"d_kv\":64,\"num_heads\":" heads                   \
+    ",\"d_ff\":" ffn ",\"num_layers\":" layers ",\"num_experts\":" experts                           \
+    ",\"expert_capacity\":64,\"encoder_sparse_step\":" step ",\"decoder_sparse_step\":" step         \
+    ",\"eos_token_id\":1}"
 #define EIGHT_LAYERS "0,0,0,0,0,0,0,1,"
 #define LLAMA4(experts, step)                                                                      \
     "{\"architectures\":[\"Llama4ForConditionalGeneration\"],\"text_config\":{" ENDS               \
@@ -223,6 +229,10 @@ static const struct row {
              "\"attn_type_list\":[" EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS
              EIGHT_LAYERS "0,0,0,0,0,0,0,1]"),
      2, 80, 32, 456.1, 47.17, 169.87, 21.22},
+    {"Switch-base-8", SWITCH("768", "12", "3072", "12", "8", "2"), 1, 12, 8, 0.6196, 0.1982, 4.719,
+     0.1663},
+    {"Switch-c-2048", SWITCH("2080", "32", "6144", "15", "2048", "1"), 1, 30, 2048, 1571.3, 1.66,
+     25.56, 0.96},
     {"MiniCPM-MoE-8x2B",
      DECODER("MiniCPMForCausalLM", "122753", "2304", "40", "36", "36",
              "\"intermediate_size\":5760,\"num_experts\":8,\"num_experts_per_tok\":2,"
@@ -256,7 +266,8 @@ static void counts(const struct row *r)
         for (uint32_t d = 0; d < list[i].n_dims; d++)
             params *= (double)list[i].shape[d];
         bool expert = strstr(list[i].name, "experts.") && !strstr(list[i].name, "shared_experts.");
-        bool first = strstr(list[i].name, "embed_tokens.") || strstr(list[i].name, ".wte.");
+        bool first = strstr(list[i].name, "embed_tokens.") || strstr(list[i].name, ".wte.") ||
+                     strncmp(list[i].name, "shared.", 7) == 0;
         total += params;
         experts += expert ? params : 0;
         bool table = strstr(list[i].name, "embedders.") || strstr(list[i].name, "oe_embed_tokens");

@@ -27,6 +27,8 @@ static const char run_help[] =
     "  -p TEXT         the prompt\n"
     "  -f FILE         the prompt from a file (- is standard input)\n"
     "  --ids FILE      the prompt as whitespace-separated token ids, nothing added\n"
+    "  --decoder-ids FILE  of a model with an encoder, which reads the prompt: what the decoder\n"
+    "                  begins with, as token ids; default its start token\n"
     "  -n N            generate at most N tokens; default 256\n"
     "  --print-ids     print the generated ids on one line instead of text\n"
     "  --special       special tokens written out in the prompt become those tokens\n"
@@ -41,12 +43,13 @@ static const char run_help[] =
     "example:\n"
     "  catflap run models/demo -p \"Once upon a time\" -n 100 --vram 28M -v\n";
 
-enum { OPT_IDS = CF_OPT_AFTER_SAMPLING, OPT_PRINT_IDS, OPT_SPECIAL, OPT_STOP };
+enum { OPT_IDS = CF_OPT_AFTER_SAMPLING, OPT_DECODER_IDS, OPT_PRINT_IDS, OPT_SPECIAL, OPT_STOP };
 
 /* clang-format off */
 static const struct option run_options[] = {
     CF_COMMON_OPTIONS,
     {"ids", required_argument, NULL, OPT_IDS},
+    {"decoder-ids", required_argument, NULL, OPT_DECODER_IDS},
     {"print-ids", no_argument, NULL, OPT_PRINT_IDS},
     {"special", no_argument, NULL, OPT_SPECIAL},
     CF_SAMPLING_OPTIONS,
@@ -57,7 +60,7 @@ static const struct option run_options[] = {
 typedef struct run {
     /* The command line. */
     cf_common common;
-    const char *model, *prompt, *prompt_path, *ids_path;
+    const char *model, *prompt, *prompt_path, *ids_path, *decoder_path;
     uint64_t max_tokens;
     bool print_ids, special;
     cf_sampler_params sampling;
@@ -66,8 +69,8 @@ typedef struct run {
     /* The run. */
     char *text;
     size_t text_bytes;
-    int32_t *ids;
-    uint64_t n_ids;
+    int32_t *ids, *decoder_ids;
+    uint64_t n_ids, n_decoder_ids;
     cf_engine *engine;
     cf_session *session;
     cf_sampler *sampler;
@@ -107,6 +110,9 @@ static int run_option(run *r, cf_args *args, int opt)
         return cf_args_u64(args, 0, 1u << 30, &r->max_tokens);
     case OPT_IDS:
         r->ids_path = args->value;
+        return 0;
+    case OPT_DECODER_IDS:
+        r->decoder_path = args->value;
         return 0;
     case OPT_PRINT_IDS:
         r->print_ids = true;
@@ -159,6 +165,11 @@ static int run_parse(run *r, int argc, char **argv, int *code)
 
 static int prompt_read(run *r, cf_err *err)
 {
+    if (r->decoder_path) {
+        int rc = cf_ids_read(r->decoder_path, &r->decoder_ids, &r->n_decoder_ids, err);
+        if (rc < 0)
+            return rc;
+    }
     if (r->ids_path)
         return cf_ids_read(r->ids_path, &r->ids, &r->n_ids, err);
     if (r->prompt_path) {
@@ -213,8 +224,8 @@ static int prompt_check(const run *r, cf_err *err)
     int rc = cf_ids_check(r->ids, r->n_ids, r->info.vocab, err);
     if (rc < 0)
         return rc;
-    if (r->n_ids <= r->info.ctx)
-        return 0;
+    if (r->info.encoder || r->n_ids <= r->info.ctx)
+        return 0; /* the encoder says itself what it does not take */
     if (r->n_ids <= r->info.ctx_max)
         return CF_FAIL(err, CF_ELIMIT,
                        "the prompt has %" PRIu64 " tokens, the context holds %u: --ctx %" PRIu64
@@ -224,6 +235,26 @@ static int prompt_check(const run *r, cf_err *err)
                    "the prompt has %" PRIu64 " tokens, the context holds %u and the model at most "
                    "%u: shorten the prompt",
                    r->n_ids, r->info.ctx, r->info.ctx_max);
+}
+
+/* What the decoder begins with: as given, or its start token. */
+static int decoder_prepare(run *r, cf_err *err)
+{
+    if (!r->info.encoder)
+        return r->decoder_path ? CF_FAIL(err, -EINVAL, "%s has no encoder: --decoder-ids has no "
+                                                       "meaning, --ids is all of the prompt",
+                                         r->model)
+                               : 0;
+    if (r->decoder_path)
+        return r->n_decoder_ids
+                   ? cf_ids_check(r->decoder_ids, r->n_decoder_ids, r->info.vocab, err)
+                   : CF_FAIL(err, -EINVAL, "%s holds no ids for the decoder", r->decoder_path);
+    r->decoder_ids = malloc(sizeof *r->decoder_ids);
+    if (!r->decoder_ids)
+        return CF_FAIL(err, -ENOMEM, "out of memory for the decoder's start");
+    r->decoder_ids[0] = r->info.decoder_start;
+    r->n_decoder_ids = 1;
+    return 0;
 }
 
 static int run_open(run *r, cf_err *err)
@@ -240,6 +271,7 @@ static int run_open(run *r, cf_err *err)
     if (!r->ids_path)
         CF_TRY(prompt_encode(r, err));
     CF_TRY(prompt_check(r, err));
+    CF_TRY(decoder_prepare(r, err));
     CF_TRY(cf_sampler_create(&r->sampler, &r->sampling, r->info.vocab, err));
     CF_TRY(cf_emit_create(&r->emit, STDOUT_FILENO, r->stops, r->n_stops, err));
     CF_TRY(cf_stats_begin_run(r->engine, &r->common, err));
@@ -265,10 +297,23 @@ static int token_emit(run *r, int32_t id, cf_err *err)
     return cf_emit_push(r->emit, piece, n, err);
 }
 
+/* The prompt into the session: through the encoder, where there is one. */
+static int prompt_process(run *r, cf_err *err)
+{
+    if (!r->info.encoder)
+        return cf_session_extend(r->session, r->ids, (uint32_t)r->n_ids, CF_PHASE_PROMPT, NULL, err);
+    uint32_t n = r->n_ids < UINT32_MAX ? (uint32_t)r->n_ids : UINT32_MAX;
+    uint32_t n_decoder = r->n_decoder_ids < UINT32_MAX ? (uint32_t)r->n_decoder_ids : UINT32_MAX;
+    int rc = cf_session_encode(r->session, r->ids, n, NULL, err);
+    return rc < 0 ? rc
+                  : cf_session_extend(r->session, r->decoder_ids, n_decoder, CF_PHASE_PROMPT, NULL,
+                                      err);
+}
+
 static int generate(run *r, cf_err *err)
 {
     cf_status status;
-    int rc = cf_session_extend(r->session, r->ids, (uint32_t)r->n_ids, CF_PHASE_PROMPT, NULL, err);
+    int rc = prompt_process(r, err);
     cf_status_begin(&status, r->engine, r->common.verbose);
     r->ended = END_LENGTH;
     while (rc == 0 && r->generated < r->max_tokens) {
@@ -346,6 +391,7 @@ static void run_finish(run *r)
     cf_session_destroy(&r->session);
     cf_engine_close(&r->engine);
     free(r->ids);
+    free(r->decoder_ids);
     free(r->text);
 }
 

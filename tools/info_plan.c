@@ -118,8 +118,20 @@ static void step_describe(const cf_model *m, const cf_step *s, line *l)
         line_add(l, "linear, %u heads, state %u x %u each", s->u.decay.heads, s->u.decay.head,
                  s->u.decay.head);
         return;
+    case CF_STEP_ATTN_BIAS:
+        line_add(l, "%u heads of %u, biased by distance, kv slots %u and %u", s->u.bias.heads,
+                 s->u.bias.head, s->u.bias.k_slot, s->u.bias.v_slot);
+        return;
+    case CF_STEP_CROSS_KV:
+        line_add(l, "kv slots %u and %u, for the decoder", s->u.cross_kv.k_slot,
+                 s->u.cross_kv.v_slot);
+        return;
+    case CF_STEP_ATTN_CROSS:
+        line_add(l, "%u heads of %u over the encoder's kv slots %u and %u", s->u.cross.heads,
+                 s->u.cross.head, s->u.cross.k_slot, s->u.cross.v_slot);
+        return;
     case CF_STEP_DENSE:
-        line_weight(l, m, "gate, up", s->u.dense.gate);
+        line_weight(l, m, s->u.dense.up == CF_NO_WEIGHT ? "gate" : "gate, up", s->u.dense.gate);
         line_weight(l, m, "down", s->u.dense.down);
         return;
     case CF_STEP_ROUTE:
@@ -131,7 +143,8 @@ static void step_describe(const cf_model *m, const cf_step *s, line *l)
         line_add(l, "%u of %u", moe->top_k, moe->experts);
         if (moe->zero_experts)
             line_add(l, " (and %u zero)", moe->zero_experts);
-        line_add(l, " x gate, up [%u, %u]  down [%u, %u]", moe->pieces[CF_GATE].rows,
+        line_add(l, " x %s [%u, %u]  down [%u, %u]",
+                 moe->pieces[CF_UP].rows ? "gate, up" : "gate", moe->pieces[CF_GATE].rows,
                  moe->pieces[CF_GATE].cols, moe->pieces[CF_DOWN].rows, moe->pieces[CF_DOWN].cols);
         return;
     }

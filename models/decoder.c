@@ -491,8 +491,10 @@ static int route(struct build *k, uint32_t layer, uint32_t *moe, cf_err *err)
     int flags = CF_BIND_FINITE | (d->router_f32 ? CF_BIND_F32 : 0);
     CF_TRY(experts_bind(k, layer, moe, err));
     layer_name(name, d->names.router, layer);
-    CF_TRY(cf_bind_weight(k->b, &r.classifier, flags, d->experts, d->hidden, err, "%s", name));
-    if (d->names.router_bias) {
+    r.classifier = CF_NO_WEIGHT;
+    if (r.pick != CF_PICK_HASH)
+        CF_TRY(cf_bind_weight(k->b, &r.classifier, flags, d->experts, d->hidden, err, "%s", name));
+    if (d->names.router_bias && r.pick == CF_PICK_TOP) {
         layer_name(name, d->names.router_bias, layer);
         CF_TRY(cf_bind_weight(k->b, &r.bias, CF_BIND_FINITE | CF_BIND_F32 | CF_BIND_BIAS,
                               d->router_bias_row ? 1 : 0, d->experts, err, "%s", name));
@@ -664,6 +666,8 @@ int cf_decoder_build(cf_build *b, cf_decoder *d, cf_err *err)
     int rc;
     struct build k = {.b = b, .d = d, .score_scale = 1};
     cf_spec *s = &b->model->spec;
+    if ((rc = cf_decoder_read_routing(b, d, err)) < 0)
+        return rc;
     if (d->top_k > d->experts)
         return CF_FAIL(err, CF_EFORMAT, "%s: %u of %u experts are not a possible choice", b->path,
                        d->top_k, d->experts);

@@ -107,6 +107,8 @@ int cf_decoder_read_experts(cf_build *b, cf_decoder *d, const char *ffn_key,
                             const char *experts_key, const char *top_k_key, cf_err *err);
 /* All of that under Mixtral's keys and names. */
 int cf_decoder_read_mixtral(cf_build *b, cf_decoder *d, cf_err *err);
+/* The config's "routing" (routing.c): another router than the family's. cf_decoder_build reads it. */
+int cf_decoder_read_routing(cf_build *b, cf_decoder *d, cf_err *err);
 int cf_decoder_build(cf_build *b, cf_decoder *d, cf_err *err);
 
 /* The names that most checkpoints share: embedding, norms, attention, head; the q and k norms and

@@ -13,6 +13,7 @@
 #include "runtime/copier.h"
 #include "runtime/exec.h"
 #include "runtime/expert_cache.h"
+#include "runtime/router.h"
 #include "runtime/rows.h"
 #include "runtime/weights.h"
 #include "storage/gguf.h"
@@ -75,6 +76,21 @@ static uint32_t most_selected(const cf_model *model)
     return most;
 }
 
+/* What the host needs to have a say in a choice. */
+static void router_sizes(cf_memory_plan *p, const cf_model *model, const cf_route_def *d)
+{
+    uint32_t experts = model->moe[d->moe].experts;
+    bool by_logits = d->pick == CF_PICK_EXPERTS_CHOOSE || d->pick == CF_PICK_BALANCED;
+    uint64_t *logits = &p->exec_bytes[CF_XB_HOST_LOGITS];
+    if (d->pick == CF_PICK_TOP && !d->capacity)
+        return;
+    p->router_bytes = cf_max_u64(
+        p->router_bytes, cf_router_scratch(p->chunk, experts, d->pick == CF_PICK_BALANCED) +
+                             (p->chunk + 1) * sizeof(int32_t));
+    if (by_logits)
+        *logits = cf_max_u64(*logits, (uint64_t)p->chunk * experts * sizeof(float));
+}
+
 static void exec_sizes(cf_memory_plan *p, const cf_model *model)
 {
     uint64_t rows = p->chunk, k = 0, ffn = 0, raw = 0, rot = 0;
@@ -111,10 +127,10 @@ static void exec_sizes(cf_memory_plan *p, const cf_model *model)
     b[CF_XB_COS_SIN] = rows * rot * 4;
     b[CF_XB_ROW_SCALE] = rows * 4;
     b[CF_XB_RUNS] = rows * sizeof(cf_state_run);
-    bool picked = false;
     for (uint32_t i = 0; i < model->n_steps; i++)
-        picked |= model->steps[i].kind == CF_STEP_ROUTE && model->steps[i].u.route.capacity;
-    b[CF_XB_PICKED_IDS] = b[CF_XB_PICKED_CHOICE] = picked ? rows * k * 4 : 0;
+        if (model->steps[i].kind == CF_STEP_ROUTE)
+            router_sizes(p, model, &model->steps[i].u.route);
+    b[CF_XB_PICKED_IDS] = b[CF_XB_PICKED_CHOICE] = p->router_bytes ? rows * k * 4 : 0;
     b[CF_XB_CROSS_INFO] = model->n_encoder_steps ? rows * sizeof(cf_row_info) : 0;
     b[CF_XB_CONSTANTS] = (uint64_t)model->n_constants * sizeof(float);
     for (int i = 0; i < CF_XB_COUNT; i++)
@@ -198,7 +214,7 @@ static void ram_items(cf_memory_plan *p, const cf_model *model, uint64_t tokeniz
                    (model->n_tables + 1) * sizeof(uint64_t) + sizeof(cf_row);
     uint64_t tables = cf_policy_memory(model->n_moe, (uint32_t)experts, (uint32_t)k) +
                       experts * 3 * sizeof(uint32_t) + model->n_moe * sizeof(cf_expert_counts) +
-                      p->chunk * row + (uint64_t)p->sessions * (p->ctx * sizeof(int32_t) + PAGE);
+                      p->chunk * row + p->router_bytes + (uint64_t)p->sessions * (p->ctx * sizeof(int32_t) + PAGE);
     uint64_t engine = CF_EXPERTS_PER_OP * (sizeof(cf_cache_entry) + sizeof(cf_expert_work)) +
                       cf_catalogue_file_count(model->cat) * (uint64_t)FILE_BYTES + ENGINE_BYTES;
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "tokenizer", tokenizer_bytes);

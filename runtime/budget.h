@@ -29,6 +29,7 @@ typedef enum {
     CF_XB_CONSTANTS,    /* the model's */
     CF_XB_PICKED_IDS,   /* as CF_XB_IDS, where the host had a say in them */
     CF_XB_PICKED_CHOICE,
+    CF_XB_HOST_LOGITS,  /* [rows, experts], readable, where the host chooses by them */
     CF_XB_CROSS_INFO,   /* cf_row_info [rows]: the encoder's cells */
     CF_XB_SCORES,       /* of cells [index rows, ctx], where attention chooses them */
     CF_XB_COUNT
@@ -60,6 +61,7 @@ typedef struct cf_memory_plan {
     uint32_t row_entries;
     uint64_t row_window_bytes;
     uint64_t exec_bytes[CF_XB_COUNT], kv_slot_bytes, index_slot_bytes;
+    uint64_t router_bytes; /* host scratch of routers that look at whole batches; 0: there are none */
     uint32_t index_rows; /* rows whose cells are scored at a time; 0: none ever */
     uint64_t total_records, mean_record_bytes;
     uint64_t vram_min, ram_min; /* the smallest budgets that work with these settings */

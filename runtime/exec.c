@@ -401,12 +401,12 @@ static int device_buffers_create(cf_exec *x, cf_err *err)
         "expert pairs", "expert inner rows", "expert rows", "logits", "hidden states", "row info",
         "token ids", "raw rows", "rotations", "row factors",
         "runs of rows", "constants", "ids as picked",
-        "weights as picked", "encoder info", "scores of cells"};
+        "weights as picked", "logits for the host", "encoder info", "scores of cells"};
     static const cf_buf_kind kinds[CF_XB_COUNT] = {
         CF_BUF_DEVICE, CF_BUF_DEVICE, CF_BUF_READBACK, CF_BUF_READBACK, CF_BUF_UPLOAD,
         CF_BUF_DEVICE, CF_BUF_DEVICE, CF_BUF_READBACK, CF_BUF_READBACK, CF_BUF_UPLOAD,
         CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD,
-        CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_DEVICE};
+        CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_READBACK, CF_BUF_UPLOAD, CF_BUF_DEVICE};
     int rc = 0;
     const cf_memory_plan *p = &x->e->plan;
     for (uint32_t i = 0; i < x->model->n_bufs; i++) {
@@ -450,6 +450,14 @@ int cf_exec_create(cf_exec **out, cf_engine *engine, cf_err *err)
     x->taken = calloc(CF_EXPERTS_PER_OP, sizeof *x->taken);
     x->work = calloc(CF_EXPERTS_PER_OP, sizeof *x->work);
     x->row_ids = calloc((size_t)chunk * tables, sizeof *x->row_ids);
+    if (engine->plan.router_bytes) {
+        x->router_tokens = malloc(engine->plan.router_bytes);
+        x->router_scratch = x->router_tokens ? x->router_tokens + chunk + chunk % 2 : NULL;
+    }
+    if (engine->plan.router_bytes && !x->router_tokens) {
+        rc = CF_FAIL(err, -ENOMEM, "out of memory for the routing of a chunk of %u", chunk);
+        goto fail;
+    }
     if (!x->acts || !x->kv || !x->chosen || !x->weights || !x->expert_list || !x->expert_rows ||
         !x->pair_begin || !x->taken || !x->work || !x->row_ids) {
         rc = CF_FAIL(err, -ENOMEM, "out of memory for the tables of a chunk of %u", chunk);
@@ -496,6 +504,7 @@ void cf_exec_destroy(cf_exec **exec)
     free(x->taken);
     free(x->work);
     free(x->row_ids);
+    free(x->router_tokens);
     free(x);
     *exec = NULL;
 }

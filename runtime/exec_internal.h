@@ -1,5 +1,5 @@
 /* Shared by the executor's files (exec.c, exec_attn.c, exec_latent.c, exec_moe.c, exec_rows.c,
- * exec_state.c, exec_index.c, exec_cross.c). */
+ * exec_state.c, exec_index.c, exec_cross.c, exec_pick.c). */
 #ifndef CF_RUNTIME_EXEC_INTERNAL_H
 #define CF_RUNTIME_EXEC_INTERNAL_H
 
@@ -39,6 +39,8 @@ struct cf_exec {
     cf_cache_entry *taken; /* [CF_EXPERTS_PER_OP] */
     cf_expert_work *work;  /* [CF_EXPERTS_PER_OP] */
     uint64_t *row_ids;     /* [chunk, tables of one step] */
+    int32_t *router_tokens; /* [chunk], and behind it */
+    void *router_scratch;   /* of routers that look at whole batches; NULL: there are none */
 };
 
 static inline cf_span exec_act(const cf_exec *x, cf_bufid buf)
@@ -60,6 +62,12 @@ static inline cf_span exec_row_info(const cf_exec *x)
 static inline uint32_t exec_width(const cf_exec *x, cf_bufid buf)
 {
     return x->model->bufs[buf].width;
+}
+
+/* [n_rows, k] words of one of the buffers of choices. */
+static inline cf_span exec_ids_span(const cf_exec *x, cf_exec_buf buf, uint32_t k)
+{
+    return cf_span_sub(cf_span_of(x->xb[buf]), 0, (uint64_t)x->n_rows * k * sizeof(uint32_t));
 }
 
 /* Orders what follows after what was recorded; nothing to do when nothing was. */
@@ -103,6 +111,12 @@ void exec_runs_upload(cf_exec *x);
 int exec_embed(cf_exec *x, const cf_step *s, cf_err *err);
 int exec_rows(cf_exec *x, const cf_step *s, cf_err *err);
 int exec_route(cf_exec *x, const cf_step *s, cf_err *err);
+/* exec_pick.c: a choice in which the host has a say. exec_pick chooses alone, exec_pick_limit takes from
+ * what the device chose; both leave it in x->chosen and x->weights and hand it to the device. */
+/* exec_moe.c: the classifier's logits of every row, on the device. */
+void exec_route_logits(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t width);
+int exec_pick(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t width, cf_err *err);
+void exec_pick_limit(cf_exec *x, const cf_route_def *d);
 int exec_experts(cf_exec *x, const cf_step *s, cf_err *err);
 
 #endif

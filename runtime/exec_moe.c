@@ -6,16 +6,10 @@
 #include <string.h>
 
 #include "runtime/exec_internal.h"
-#include "runtime/router.h"
 
 static cf_expert_counts *phase_counts(cf_exec *x)
 {
     return x->batch->phase == CF_PHASE_DECODE ? &x->e->counters.decode : &x->e->counters.prefill;
-}
-
-static cf_span ids_span(const cf_exec *x, cf_exec_buf buf, uint32_t k)
-{
-    return cf_span_sub(cf_span_of(x->xb[buf]), 0, (uint64_t)x->n_rows * k * sizeof(uint32_t));
 }
 
 /* Device replies are untrusted: ids ascend and exist. */
@@ -23,32 +17,13 @@ static int choice_read(cf_exec *x, const cf_moe_def *moe, cf_err *err)
 {
     uint32_t k = moe->top_k, total = moe->experts + moe->zero_experts;
     size_t n = (size_t)x->n_rows * k;
-    memcpy(x->chosen, cf_gpu_host_read(ids_span(x, CF_XB_HOST_IDS, k)), n * sizeof *x->chosen);
-    memcpy(x->weights, cf_gpu_host_read(ids_span(x, CF_XB_HOST_CHOICE, k)), n * sizeof *x->weights);
+    memcpy(x->chosen, cf_gpu_host_read(exec_ids_span(x, CF_XB_HOST_IDS, k)), n * sizeof *x->chosen);
+    memcpy(x->weights, cf_gpu_host_read(exec_ids_span(x, CF_XB_HOST_CHOICE, k)), n * sizeof *x->weights);
     for (size_t i = 0; i < n; i++)
         if (x->chosen[i] >= total || (i % k && x->chosen[i] <= x->chosen[i - 1]))
             return CF_FAIL(err, CF_EDEVICE, "the device chose expert %u of %u in layer %u",
                            x->chosen[i], total, moe->layer);
     return 0;
-}
-
-/* Takes from each expert what is beyond its capacity, session by session, and hands the choice to the
- * device again. */
-static void choice_limit(cf_exec *x, const cf_moe_def *moe, uint32_t capacity)
-{
-    uint32_t k = moe->top_k, begin = 0;
-    for (uint32_t r = 1; r <= x->n_rows; r++) {
-        if (r < x->n_rows && x->batch->rows[r].session == x->batch->rows[begin].session)
-            continue;
-        cf_choice part = {x->chosen + (size_t)begin * k, x->weights + (size_t)begin * k, r - begin,
-                          k, moe->experts, moe->experts + moe->zero_experts};
-        cf_router_capacity(&part, capacity, x->expert_rows);
-        begin = r;
-    }
-    size_t n = (size_t)x->n_rows * k;
-    memcpy(cf_gpu_host_write(ids_span(x, CF_XB_PICKED_IDS, k)), x->chosen, n * sizeof *x->chosen);
-    memcpy(cf_gpu_host_write(ids_span(x, CF_XB_PICKED_CHOICE, k)), x->weights,
-           n * sizeof *x->weights);
 }
 
 /* How many of a row's k choices there are. */
@@ -104,50 +79,65 @@ static int choice_report(cf_exec *x, const cf_moe_def *moe, cf_err *err)
     return 0;
 }
 
-int exec_route(cf_exec *x, const cf_step *s, cf_err *err)
+/* The device's choice: each row by its own scores. */
+static int choice_make(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t width, cf_err *err)
 {
-    const cf_route_def *d = &s->u.route;
     const cf_moe_def *moe = &x->model->moe[d->moe];
     uint32_t k = moe->top_k, total = moe->experts + moe->zero_experts;
     cf_span logits = exec_act(x, d->logits);
+    exec_route_logits(x, d, src, width);
     exec_barrier(x);
-    cf_gpu_linear(x->gpu, CF_STREAM_COMPUTE,
-                  &(cf_op_linear){.w = exec_weight(x, d->classifier),
-                                  .bias = exec_weight(x, d->logit_bias), .x = exec_act(x, s->src),
-                                  .y = logits, .n_rows = x->n_rows,
-                                  .x_stride = exec_width(x, s->src), .y_stride = total,
-                                  .scale = 1});
-    exec_recorded(x);
-    exec_barrier(x);
-    if (d->cap > 0) {
-        cf_gpu_map(x->gpu, CF_STREAM_COMPUTE,
-                   &(cf_op_map){.kind = CF_MAP_SOFTCAP, .a = logits, .y = logits,
-                                .n_rows = x->n_rows, .width = total, .a_stride = total,
-                                .y_stride = total, .p = d->cap});
-        exec_recorded(x);
-        exec_barrier(x);
-    }
-    cf_op_route op = {.logits = logits, .ids = ids_span(x, CF_XB_IDS, k),
-                      .weights = ids_span(x, CF_XB_CHOICE, k),
-                      .host_ids = ids_span(x, CF_XB_HOST_IDS, k),
-                      .host_weights = ids_span(x, CF_XB_HOST_CHOICE, k), .n_rows = x->n_rows,
-                      .n = total, .k = k, .score = d->score, .n_groups = d->n_groups,
-                      .top_groups = d->top_groups, .group_score = d->group_score,
-                      .renormalise = d->renormalise, .scale = d->scale,
-                      .jitter = d->jitter};
+    cf_op_route op = {.logits = logits, .ids = exec_ids_span(x, CF_XB_IDS, k),
+                      .weights = exec_ids_span(x, CF_XB_CHOICE, k),
+                      .host_ids = exec_ids_span(x, CF_XB_HOST_IDS, k),
+                      .host_weights = exec_ids_span(x, CF_XB_HOST_CHOICE, k),
+                      .n_rows = x->n_rows, .n = total, .k = k, .score = d->score,
+                      .n_groups = d->n_groups, .top_groups = d->top_groups,
+                      .group_score = d->group_score, .renormalise = d->renormalise,
+                      .scale = d->scale, .jitter = d->jitter};
     if (d->bias != CF_NO_WEIGHT)
         op.bias = exec_weight(x, d->bias).span;
     cf_gpu_route(x->gpu, CF_STREAM_COMPUTE, &op);
     exec_recorded(x);
     int rc = exec_finish(x, err);
+    return rc < 0 ? rc : choice_read(x, moe, err);
+}
+
+void exec_route_logits(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t width)
+{
+    const cf_moe_def *moe = &x->model->moe[d->moe];
+    uint32_t total = moe->experts + moe->zero_experts;
+    cf_span logits = exec_act(x, d->logits);
+    exec_barrier(x);
+    cf_gpu_linear(x->gpu, CF_STREAM_COMPUTE,
+                  &(cf_op_linear){.w = exec_weight(x, d->classifier),
+                                  .bias = exec_weight(x, d->logit_bias), .x = src, .y = logits,
+                                  .n_rows = x->n_rows, .x_stride = width, .y_stride = total,
+                                  .scale = 1});
+    exec_recorded(x);
+    if (d->cap <= 0)
+        return;
+    exec_barrier(x);
+    cf_gpu_map(x->gpu, CF_STREAM_COMPUTE,
+               &(cf_op_map){.kind = CF_MAP_SOFTCAP, .a = logits, .y = logits, .n_rows = x->n_rows,
+                            .width = total, .a_stride = total, .y_stride = total, .p = d->cap});
+    exec_recorded(x);
+}
+
+int exec_route(cf_exec *x, const cf_step *s, cf_err *err)
+{
+    const cf_route_def *d = &s->u.route;
+    const cf_moe_def *moe = &x->model->moe[d->moe];
+    cf_span src = exec_act(x, s->src);
+    uint32_t width = exec_width(x, s->src);
+    int rc = d->pick == CF_PICK_TOP ? choice_make(x, d, src, width, err)
+                                    : exec_pick(x, d, src, width, err);
     if (rc < 0)
         return rc;
     x->moe = d->moe;
-    if ((rc = choice_read(x, moe, err)) < 0)
-        return rc;
-    x->picked = d->capacity > 0;
-    if (d->capacity)
-        choice_limit(x, moe, d->capacity);
+    x->picked = d->pick != CF_PICK_TOP || d->capacity;
+    if (d->pick == CF_PICK_TOP && d->capacity)
+        exec_pick_limit(x, d);
     choice_count(x, moe);
     if ((rc = choice_report(x, moe, err)) < 0)
         return rc;
@@ -206,7 +196,7 @@ static int entries_compute(cf_exec *x, const cf_moe_def *moe, const cf_step *s, 
     }
     uint32_t k = moe->top_k;
     cf_span pairs = cf_span_of(x->xb[CF_XB_PAIRS]), h = cf_span_of(x->xb[CF_XB_EXPERT_H]);
-    cf_span weights = ids_span(x, x->picked ? CF_XB_PICKED_CHOICE : CF_XB_CHOICE, k), none = {0};
+    cf_span weights = exec_ids_span(x, x->picked ? CF_XB_PICKED_CHOICE : CF_XB_CHOICE, k), none = {0};
     bool on_input = s->u.experts.weight_on_input;
     cf_gpu_expert_glu(x->gpu, CF_STREAM_COMPUTE,
                       &(cf_op_expert_glu){.experts = x->work, .n_experts = n,
@@ -249,9 +239,9 @@ int exec_experts(cf_exec *x, const cf_step *s, cf_err *err)
     exec_barrier(x);
     cf_gpu_combine(x->gpu, CF_STREAM_COMPUTE,
                    &(cf_op_combine){.out = cf_span_of(x->xb[CF_XB_EXPERT_OUT]),
-                                    .ids = ids_span(x, x->picked ? CF_XB_PICKED_IDS : CF_XB_IDS,
+                                    .ids = exec_ids_span(x, x->picked ? CF_XB_PICKED_IDS : CF_XB_IDS,
                                                     moe->top_k),
-                                    .weights = ids_span(
+                                    .weights = exec_ids_span(
                                         x, x->picked ? CF_XB_PICKED_CHOICE : CF_XB_CHOICE,
                                         moe->top_k),
                                     .x = exec_act(x, s->src), .y = exec_act(x, s->dst),

@@ -241,6 +241,15 @@ typedef struct cf_attn_cross_def {
     cf_bufid q_buf, o_buf;
 } cf_attn_cross_def;
 
+/* Who chooses. All but CF_PICK_TOP on the host (runtime/router.h), call by call and session by session:
+ * what they choose depends on how a text is cut into chunks. */
+typedef enum {
+    CF_PICK_TOP,            /* each row its top_k experts */
+    CF_PICK_HASH,           /* a hash of the row's token; no classifier */
+    CF_PICK_EXPERTS_CHOOSE, /* each expert its rows; top_k = experts */
+    CF_PICK_BALANCED        /* the best assignment of equal shares; top_k = 1 */
+} cf_pick;
+
 typedef struct cf_route_def {
     cf_wid classifier, bias; /* bias: of the selection; CF_NO_WEIGHT: none */
     cf_wid logit_bias;       /* CF_NO_WEIGHT: none */
@@ -250,7 +259,10 @@ typedef struct cf_route_def {
     bool renormalise;
     float scale;
     float jitter, cap; /* of SPARSEMIXER; of the logits, 0: none */
-    uint32_t capacity; /* rows of a session and call that an expert serves, the first ones; 0: all */
+    cf_pick pick;
+    uint32_t capacity; /* TOP: rows of a session and call that an expert serves, the first ones; 0: all */
+    float capacity_factor; /* EXPERTS_CHOOSE: times rows / experts, rounded up: rows of each expert */
+    uint32_t seed;         /* HASH */
     uint32_t moe;      /* index into cf_model.moe */
     cf_bufid logits;   /* scratch */
 } cf_route_def;

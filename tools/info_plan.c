@@ -83,6 +83,10 @@ static void line_table(line *l, const cf_table_def *t)
 /* What a step works with. One matrix is named; of several the shapes say more. */
 static void step_describe(const cf_model *m, const cf_step *s, line *l)
 {
+    static const char *const picks[] = {[CF_PICK_TOP] = "top",
+                                        [CF_PICK_HASH] = "by the token,",
+                                        [CF_PICK_EXPERTS_CHOOSE] = "experts choose, of",
+                                        [CF_PICK_BALANCED] = "balanced,"};
     cf_wid list[CF_STEP_WEIGHTS];
     uint32_t n = cf_step_weights(s, list);
     switch (s->kind) {
@@ -135,8 +139,11 @@ static void step_describe(const cf_model *m, const cf_step *s, line *l)
         line_weight(l, m, "down", s->u.dense.down);
         return;
     case CF_STEP_ROUTE:
-        line_weight(l, m, "classifier", s->u.route.classifier);
-        line_add(l, "  top %u", m->moe[s->u.route.moe].top_k);
+        if (s->u.route.classifier != CF_NO_WEIGHT)
+            line_weight(l, m, "classifier", s->u.route.classifier);
+        line_add(l, "  %s %u", picks[s->u.route.pick], m->moe[s->u.route.moe].top_k);
+        if (s->u.route.capacity)
+            line_add(l, ", an expert at most %u rows of a call", s->u.route.capacity);
         return;
     case CF_STEP_EXPERTS: {
         const cf_moe_def *moe = &m->moe[s->u.experts.moe];

@@ -679,7 +679,7 @@ void cf_gpu_attn_bias(cf_gpu *gpu, cf_stream stream, const cf_op_attn_bias *op)
     cf_assert(op->k.off % 4 == 0 && op->v.off % 4 == 0);
     cf_assert(op->k.bytes >= cf_format_row_bytes(op->kv_dtype, width));
     cf_assert(op->v.bytes >= cf_format_row_bytes(op->kv_dtype, width));
-    cf_assert(op->bias.cols == op->n_heads && cf_formats[op->bias.dtype].block_values == 1);
+    cf_assert(op->bias.cols == op->n_heads && op->bias.dtype < (cf_format)CF_FORMAT_PLAIN);
     touch_whole(&c, &op->bias);
     const cf_span in[5] = {op->q, op->k, op->v, op->rows, op->buckets};
     cf_range r[5] = {

@@ -6,7 +6,9 @@
  *   vk_pipeline.c  shaders, pipelines, dispatch
  *   vk_cache.c     the pipeline cache file
  *   vk_ops.c       ops -> push constants and grids
+ *   vk_experts.c   the same for experts
  *   vk_attention.c the same for attention
+ *   vk_vectors.c   vectors stored in blocks, codebooks
  *
  * Threads: see gpu/gpu.h. Beyond it, `queue.lock` guards each VkQueue, `pipeline_lock` the
  * pipelines, `failure_lock` the sentence of the first failure. */
@@ -32,7 +34,7 @@ enum {
     VK_RING_SIZE = 64,       /* batches of a stream in flight before recording waits */
     VK_UPLOAD_BLOCKS = 8,    /* host-visible blocks for the tables of the expert ops */
     VK_UPLOAD_BYTES = 65536, /* of one block */
-    VK_MAX_SPEC = 8,         /* specialisation constants of a shader; [0] is the group size */
+    VK_MAX_SPEC = 10,        /* specialisation constants of a shader; [0] is the group size */
     VK_MAX_PUSH_BYTES = 128
 };
 
@@ -72,7 +74,8 @@ typedef struct vk_stream {
     uint64_t upload_value[VK_UPLOAD_BLOCKS]; /* the last batch that reads each */
     uint32_t upload_block;
     uint64_t upload_used; /* of the current block */
-    vk_buf *scratch;      /* of the compute stream: what attention leaves between its dispatches */
+    vk_buf *scratch; /* of the compute stream: what attention leaves between its dispatches; then
+                      * what vk_vectors.c keeps */
 } vk_stream;
 
 /* One specialisation of one shader. */
@@ -104,6 +107,7 @@ typedef struct vk_gpu {
     VkShaderModule modules[VK_SHADER_COUNT][CF_FORMAT_COMPUTABLE];
     vk_pipeline *pipelines[VK_SHADER_COUNT][CF_FORMAT_COMPUTABLE];
     pthread_mutex_t pipeline_lock;
+    bool grids_written;  /* the codebooks of vk_vectors.c: by a batch of the compute stream */
     bool pipelines_made; /* since open: the cache file is worth writing */
     atomic_int messages; /* of the validation layer */
     atomic_bool failed;
@@ -150,8 +154,10 @@ VkCommandBuffer vk_stream_cmd(vk_gpu *vk, cf_stream id);
 VkDeviceAddress vk_stream_upload(vk_gpu *vk, cf_stream id, const void *data, uint64_t bytes);
 /* Bytes of the scratch of a device, and where the compute stream's is: ops that use it put barriers
  * around their use. */
-uint64_t vk_scratch_bytes(const cf_gpu_info *info);
+uint64_t vk_scratch_bytes(const cf_gpu_info *info);     /* the attention's part, at its beginning */
+uint64_t vk_scratch_all_bytes(const cf_gpu_info *info); /* vk_vectors.c */
 VkDeviceAddress vk_stream_scratch(const vk_gpu *vk, cf_stream id);
+VkBuffer vk_stream_scratch_buffer(const vk_gpu *vk, cf_stream id);
 void vk_copy(cf_gpu *gpu, cf_stream stream, cf_span dst, cf_span src);
 void vk_barrier(cf_gpu *gpu, cf_stream stream);
 int vk_submit(cf_gpu *gpu, cf_stream stream, const cf_gpu_point *waits, int n_waits,
@@ -162,10 +168,10 @@ bool vk_reached(cf_gpu *gpu, cf_gpu_point point);
 /* ---- vk_pipeline.c ---- */
 int vk_pipelines_init(vk_gpu *vk, cf_err *err);
 void vk_pipelines_finish(vk_gpu *vk);
-/* Binds the shader, made on first use, and records x * y * z groups. spec holds VK_MAX_SPEC
- * values, unused ones 0. */
 /* Each shader on weights is there for the format. */
 bool vk_supports(const cf_gpu *gpu, cf_format format);
+/* Binds the shader, made on first use, and records x * y * z groups. spec holds VK_MAX_SPEC
+ * values, unused ones 0. */
 void vk_dispatch(vk_gpu *vk, cf_stream stream, enum vk_shader shader, cf_format format,
                  const uint32_t *spec, const void *push, uint32_t push_bytes, uint32_t x,
                  uint32_t y, uint32_t z);

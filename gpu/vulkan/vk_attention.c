@@ -211,13 +211,14 @@ void vk_op_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
 {
     vk_gpu *vk = vk_of(gpu);
     uint32_t per_kv = op->n_heads / op->n_kv_heads;
+    vk_decoded vectors = {gpu, stream, 0};
     kv_push push = {.q = span_address(op->q),
                     .k = span_address(op->k),
                     .v = span_address(op->v),
                     .rows = span_address(op->rows),
                     .y = span_address(op->y),
                     .sharpness = span_address(op->sharpness),
-                    .sinks = vector(&op->sinks),
+                    .sinks = vk_vector_plain(&vectors, &op->sinks),
                     .n_heads = op->n_heads,
                     .n_kv_heads = op->n_kv_heads,
                     .q_stride = op->q_stride,
@@ -232,6 +233,7 @@ void vk_op_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
                   .kv_heads = op->n_kv_heads};
     if (kv_plan(vk, stream, op, &push, &cut) < 0)
         return;
+    vk_vectors_ready(&vectors);
     uint32_t aligned = op->d_k % 8 == 0 && op->d_v % 8 == 0 && aligned16(push.q) &&
                        aligned16(push.k) && aligned16(push.v) && op->q_stride % 4 == 0;
     for (uint32_t r = 0; r < op->n_rows; r += cut.rows) {

@@ -29,7 +29,7 @@ void vk_op_attn_bias(cf_gpu *gpu, cf_stream stream, const cf_op_attn_bias *op)
                       .rows = span_address(op->rows),
                       .y = span_address(op->y),
                       .buckets = span_address(op->buckets),
-                      .bias = vector(&op->bias),
+                      .bias = vector_of_elements(&op->bias),
                       .n_heads = op->n_heads,
                       .q_stride = op->q_stride,
                       .n_buckets = op->n_buckets,

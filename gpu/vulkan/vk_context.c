@@ -246,7 +246,7 @@ static void probe_info(probe *p, const VkPhysicalDeviceMaintenance3Properties *l
     /* A software device states an arbitrary heap; what bounds it is the memory of the host. */
     i->heap_bytes = i->cpu ? physical_ram_bytes() : device_heap_bytes(&p->memory);
     i->max_alloc_bytes = limits->maxMemoryAllocationSize & ~(uint64_t)4095;
-    i->overhead_bytes = VK_UPLOAD_BLOCKS * VK_UPLOAD_BYTES + vk_scratch_bytes(i);
+    i->overhead_bytes = VK_UPLOAD_BLOCKS * VK_UPLOAD_BYTES + vk_scratch_all_bytes(i);
 }
 
 /* False when the device cannot run us. */

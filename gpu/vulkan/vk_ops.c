@@ -8,18 +8,25 @@
 
 /* ---- matrices ---- */
 
-void vk_op_linear(cf_gpu *gpu, cf_stream stream, const cf_op_linear *op)
+static void linear_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_linear *op)
 {
+    vk_gpu *vk = vk_of(gpu);
+    vk_decoded vectors = {gpu, stream, 0};
     struct {
-        uint64_t w, x, y;
+        uint64_t w, x, y, grid;
         vk_vector bias;
-        uint32_t w_step, rows, cols, n_rows, x_stride, y_stride, accumulate;
+        vk_scales scales;
+        uint32_t w_step, w_gap, rows, cols, n_rows, x_stride, y_stride, accumulate;
         float scale;
+        uint32_t unused;
     } push = {.w = weight_address(&op->w),
               .x = span_address(op->x),
               .y = span_address(op->y),
-              .bias = vector(&op->bias),
+              .grid = vk_grid(vk, stream, op->w.dtype),
+              .bias = vk_vector_plain(&vectors, &op->bias),
+              .scales = outer_scales(&op->w),
               .w_step = matrix_step(&op->w),
+              .w_gap = matrix_gap(&op->w),
               .rows = op->w.rows,
               .cols = op->w.cols,
               .n_rows = op->n_rows,
@@ -27,61 +34,107 @@ void vk_op_linear(cf_gpu *gpu, cf_stream stream, const cf_op_linear *op)
               .y_stride = op->y_stride,
               .accumulate = op->accumulate,
               .scale = op->scale};
-    uint32_t t = tile_rows(vk_of(gpu), op->n_rows);
-    uint32_t outputs = tile_outputs(vk_of(gpu), op->w.transposed);
-    uint32_t spec[VK_MAX_SPEC] = {group_size(vk_of(gpu)),
-                                  aligned_rows(&op->w, push.x, op->x_stride, 0), outputs, t,
-                                  op->w.transposed};
+    vk_tile t = tile_of(vk, &op->w, op->n_rows);
+    uint32_t aligned = aligned_rows(&op->w, push.x, op->x_stride, 0, op->x_q8);
+    uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group, aligned, t.outputs,           t.rows,
+                                  op->w.transposed,      t.parts, scales_kind(&op->w), op->x_q8};
+    vk_vectors_ready(&vectors);
     dispatch_split(gpu, stream, VK_SHADER_linear, op->w.dtype, spec, &push, sizeof push,
-                   tiles(op->w.rows, outputs), tiles(op->n_rows, t));
+                   tiles(op->w.rows, t.outputs), tiles(op->n_rows, t.rows));
+}
+
+/* A bias in blocks that is larger than the room for it goes in runs of outputs. */
+void vk_op_linear(cf_gpu *gpu, cf_stream stream, const cf_op_linear *op)
+{
+    uint32_t most = (uint32_t)(vk_vectors_bytes(&gpu->info) / 4), rows = op->w.rows;
+    if (!vk_vector_in_blocks(&op->bias) || rows <= most) {
+        linear_dispatch(gpu, stream, op);
+        return;
+    }
+    for (uint32_t o = 0; o < rows; o += most) {
+        cf_op_linear part = *op;
+        part.w.rows = part.bias.cols = rows - o < most ? rows - o : most;
+        part.w.row_first += o * (op->w.row_step ? op->w.row_step : 1);
+        if (op->w.transposed)
+            part.w.stride = matrix_step(&op->w);
+        part.bias.span.off += cf_format_row_bytes(op->bias.dtype, o);
+        part.y.off += (uint64_t)o * 4;
+        linear_dispatch(gpu, stream, &part);
+    }
 }
 
 void vk_op_head_linear(cf_gpu *gpu, cf_stream stream, const cf_op_head_linear *op)
 {
+    vk_gpu *vk = vk_of(gpu);
     struct {
-        uint64_t w, x, y;
-        uint32_t w_step, cols, n_rows, head_rows, row_off, n_sub;
-        uint32_t x_stride, x_head_stride, y_stride, y_head_stride;
-    } push = {weight_address(&op->w), span_address(op->x), span_address(op->y),
-              matrix_step(&op->w),    op->w.cols,          op->n_rows,
-              op->head_rows,          op->row_off,         op->n_sub,
-              op->x_stride,           op->x_head_stride,   op->y_stride,
-              op->y_head_stride};
-    uint32_t t = tile_rows(vk_of(gpu), op->n_rows), wg = group_size(vk_of(gpu));
+        uint64_t w, x, y, grid;
+        uint32_t cols, n_rows, head_rows, row_off, n_sub;
+        uint32_t x_stride, x_head_stride, y_stride, y_head_stride, unused;
+    } push = {weight_address(&op->w),
+              span_address(op->x),
+              span_address(op->y),
+              vk_grid(vk, stream, op->w.dtype),
+              op->w.cols,
+              op->n_rows,
+              op->head_rows,
+              op->row_off,
+              op->n_sub,
+              op->x_stride,
+              op->x_head_stride,
+              op->y_stride,
+              op->y_head_stride,
+              0};
     if (op->transposed) {
+        uint32_t unit = format_unit(op->w.dtype), wg = group_size(vk);
+        uint32_t t = tile_rows(vk, op->n_rows), most = 64 / unit; /* sums of an invocation */
+        t = t < most ? t : most;
         uint32_t spec[VK_MAX_SPEC] = {wg, aligned_matrix(&op->w), t};
-        vk_dispatch(vk_of(gpu), stream, VK_SHADER_head_linear_t, op->w.dtype, spec, &push,
-                    sizeof push, tiles(op->w.cols, wg * 8), op->n_heads, tiles(op->n_rows, t));
+        vk_dispatch(vk, stream, VK_SHADER_head_linear_t, op->w.dtype, spec, &push, sizeof push,
+                    tiles(op->w.cols, wg * unit), op->n_heads, tiles(op->n_rows, t));
         return;
     }
-    uint32_t aligned = aligned_rows(&op->w, push.x, op->x_stride, op->x_head_stride);
-    uint32_t outputs = tile_outputs(vk_of(gpu), false);
-    uint32_t spec[VK_MAX_SPEC] = {wg, aligned, outputs, t};
-    vk_dispatch(vk_of(gpu), stream, VK_SHADER_head_linear, op->w.dtype, spec, &push, sizeof push,
-                tiles(op->n_sub, outputs), op->n_heads, tiles(op->n_rows, t));
+    vk_tile t = tile_of(vk, &op->w, op->n_rows);
+    uint32_t aligned = aligned_rows(&op->w, push.x, op->x_stride, op->x_head_stride, false);
+    uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group, aligned, t.outputs, t.rows, 0, t.parts};
+    vk_dispatch(vk, stream, VK_SHADER_head_linear, op->w.dtype, spec, &push, sizeof push,
+                tiles(op->n_sub, t.outputs), op->n_heads, tiles(op->n_rows, t.rows));
+}
+
+/* ids 0: row r of the table. */
+static void get_rows_dispatch(cf_gpu *gpu, cf_stream stream, const cf_weight *table, uint64_t ids,
+                              uint64_t y, uint32_t n_rows, uint32_t y_stride, float scale)
+{
+    struct {
+        uint64_t table, ids, y, grid;
+        uint32_t n_rows, cols, y_stride, row_step;
+        float scale;
+        uint32_t unused;
+    } push = {weight_address(table),
+              ids,
+              y,
+              vk_grid(vk_of(gpu), stream, table->dtype),
+              n_rows,
+              table->cols,
+              y_stride,
+              matrix_step(table),
+              scale,
+              0};
+    uint32_t spec[VK_MAX_SPEC] = {FLAT_GROUP, aligned_matrix(table)};
+    uint64_t units = (uint64_t)n_rows * tiles(table->cols, format_unit(table->dtype));
+    cf_assert(units <= UINT32_MAX);
+    dispatch_split(gpu, stream, VK_SHADER_get_rows, table->dtype, spec, &push, sizeof push,
+                   tiles(units, FLAT_GROUP), 1);
 }
 
 void vk_op_get_rows(cf_gpu *gpu, cf_stream stream, const cf_op_get_rows *op)
 {
-    struct {
-        uint64_t table, ids, y;
-        uint32_t n_rows, cols, y_stride, row_step;
-        float scale;
-        uint32_t unused;
-    } push = {weight_address(&op->table),
-              span_address(op->ids),
-              span_address(op->y),
-              op->n_rows,
-              op->table.cols,
-              op->y_stride,
-              matrix_step(&op->table),
-              op->scale,
-              0};
-    uint32_t spec[VK_MAX_SPEC] = {FLAT_GROUP, aligned_matrix(&op->table)};
-    uint64_t blocks = (uint64_t)op->n_rows * tiles(op->table.cols, 8);
-    cf_assert(blocks <= UINT32_MAX);
-    dispatch_split(gpu, stream, VK_SHADER_get_rows, op->table.dtype, spec, &push, sizeof push,
-                   tiles(blocks, FLAT_GROUP), 1);
+    get_rows_dispatch(gpu, stream, &op->table, span_address(op->ids), span_address(op->y),
+                      op->n_rows, op->y_stride, op->scale);
+}
+
+void vk_rows_decode(cf_gpu *gpu, cf_stream stream, const cf_weight *w, VkDeviceAddress y)
+{
+    get_rows_dispatch(gpu, stream, w, 0, y, w->rows, w->cols, 1.0f);
 }
 
 /* ---- rows ---- */
@@ -99,6 +152,7 @@ static uint32_t norm_group(const vk_gpu *vk, uint32_t width)
 
 void vk_op_norm(cf_gpu *gpu, cf_stream stream, const cf_op_norm *op)
 {
+    vk_decoded vectors = {gpu, stream, 0};
     struct {
         uint64_t x, y;
         vk_vector w, bias;
@@ -107,8 +161,8 @@ void vk_op_norm(cf_gpu *gpu, cf_stream stream, const cf_op_norm *op)
         float eps, scale, offset;
     } push = {.x = span_address(op->x),
               .y = span_address(op->y),
-              .w = vector(&op->w),
-              .bias = vector(&op->bias),
+              .w = vk_vector_plain(&vectors, &op->w),
+              .bias = vk_vector_plain(&vectors, &op->bias),
               .n_rows = op->n_rows,
               .n_heads = op->n_heads,
               .width = op->width,
@@ -122,6 +176,7 @@ void vk_op_norm(cf_gpu *gpu, cf_stream stream, const cf_op_norm *op)
               .scale = op->scale,
               .offset = op->unit_offset ? 1.0f : 0.0f};
     uint32_t spec[VK_MAX_SPEC] = {norm_group(vk_of(gpu), op->width), op->kind == CF_NORM_LAYER};
+    vk_vectors_ready(&vectors);
     dispatch_split(gpu, stream, VK_SHADER_norm, CF_F32, spec, &push, sizeof push,
                    tiles((uint64_t)op->n_rows * op->n_heads, 1), 1);
 }
@@ -248,134 +303,6 @@ void vk_op_route(cf_gpu *gpu, cf_stream stream, const cf_op_route *op)
     uint32_t spec[VK_MAX_SPEC] = {wg, op->n, op->score == CF_SCORE_SIGMOID,
                                    op->score == CF_SCORE_SPARSEMIXER};
     dispatch_split(gpu, stream, VK_SHADER_route, CF_F32, spec, &push, sizeof push, op->n_rows, 1);
-}
-
-static uint32_t most_pairs(const cf_expert_work *experts, uint32_t n)
-{
-    uint32_t most = 0;
-    for (uint32_t i = 0; i < n; i++)
-        most = experts[i].pair_count > most ? experts[i].pair_count : most;
-    return most;
-}
-
-/* MODE of expert_glu.comp. */
-typedef enum { GLU_BOTH, GLU_ALONE, GLU_FIRST, GLU_SECOND } glu_mode;
-
-/* As ops.h has it, all experts of an op are laid out as the first. */
-static void glu_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *op, glu_mode mode)
-{
-    struct {
-        uint64_t gate, up, gate_bias, up_bias;
-        uint32_t pair_begin, pair_count;
-    } table[CF_EXPERTS_PER_OP];
-    struct {
-        uint64_t table, x, pairs, h, weights;
-        uint32_t k, hidden, ffn, gate_step, up_step;
-        uint32_t gate_bias_dtype, gate_bias_step, up_bias_dtype, up_bias_step;
-        float limit, alpha;
-        uint32_t unused;
-    } push = {.x = span_address(op->x),
-              .pairs = span_address(op->pairs),
-              .h = span_address(op->h),
-              .weights = span_address(op->weights),
-              .k = op->k,
-              .hidden = op->hidden,
-              .ffn = op->ffn,
-              .limit = op->act.limit,
-              .alpha = op->act.alpha};
-    vk_gpu *vk = vk_of(gpu);
-    uint32_t aligned = 1;
-    const cf_weight *gate = NULL;
-    for (uint32_t i = op->n_experts; i-- > 0;) { /* ends with the first, whose layout is kept */
-        const cf_expert_work *e = &op->experts[i];
-        gate = mode == GLU_FIRST ? &e->up : &e->gate;
-        vk_vector gate_bias = vector(mode == GLU_FIRST ? &e->up_bias : &e->gate_bias);
-        vk_vector up_bias = vector(&e->up_bias);
-        table[i].gate = weight_address(gate);
-        table[i].up = weight_address(&e->up);
-        table[i].gate_bias = gate_bias.at;
-        table[i].up_bias = up_bias.at;
-        table[i].pair_begin = e->pair_begin;
-        table[i].pair_count = e->pair_count;
-        push.gate_step = matrix_step(gate);
-        push.up_step = matrix_step(&e->up);
-        push.gate_bias_dtype = gate_bias.dtype;
-        push.gate_bias_step = gate_bias.step;
-        push.up_bias_dtype = up_bias.dtype;
-        push.up_bias_step = up_bias.step;
-        aligned = aligned && aligned_rows(gate, push.x, op->hidden, 0) &&
-                  (mode != GLU_BOTH || aligned_matrix(&e->up));
-    }
-    push.table = vk_stream_upload(vk, stream, table, op->n_experts * (uint64_t)sizeof table[0]);
-    if (push.table == 0)
-        return;
-    uint32_t most = most_pairs(op->experts, op->n_experts), t = tile_rows(vk, most);
-    uint32_t slots = tile_outputs(vk, gate->transposed);
-    uint32_t spec[VK_MAX_SPEC] = {group_size(vk),   aligned, slots,      t,
-                                  gate->transposed, mode,    op->act.act};
-    vk_dispatch(vk, stream, VK_SHADER_expert_glu, gate->dtype, spec, &push, sizeof push,
-                tiles(op->ffn, mode == GLU_BOTH ? slots / 2 : slots), op->n_experts,
-                tiles(most, t));
-}
-
-/* Gate and up together where one shader reads both; else up goes through h. */
-void vk_op_expert_glu(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *op)
-{
-    if (op->n_experts == 0)
-        return;
-    const cf_weight *gate = &op->experts[0].gate, *up = &op->experts[0].up;
-    if (!up->span.buf) {
-        glu_dispatch(gpu, stream, op, GLU_ALONE);
-    } else if (gate->dtype == up->dtype && gate->transposed == up->transposed) {
-        glu_dispatch(gpu, stream, op, GLU_BOTH);
-    } else {
-        glu_dispatch(gpu, stream, op, GLU_FIRST);
-        vk_barrier(gpu, stream);
-        glu_dispatch(gpu, stream, op, GLU_SECOND);
-    }
-}
-
-void vk_op_expert_down(cf_gpu *gpu, cf_stream stream, const cf_op_expert_down *op)
-{
-    struct {
-        uint64_t down, bias;
-        uint32_t pair_begin, pair_count;
-    } table[CF_EXPERTS_PER_OP];
-    struct {
-        uint64_t table, h, pairs, weights, y;
-        uint32_t hidden, ffn, down_step, bias_dtype, bias_step;
-        uint32_t unused;
-    } push = {.h = span_address(op->h),
-              .pairs = span_address(op->pairs),
-              .weights = span_address(op->weights),
-              .y = span_address(op->out),
-              .hidden = op->hidden,
-              .ffn = op->ffn};
-    if (op->n_experts == 0)
-        return;
-    const cf_expert_work *first = &op->experts[0];
-    uint32_t aligned = 1;
-    for (uint32_t i = 0; i < op->n_experts; i++) {
-        const cf_expert_work *e = &op->experts[i];
-        table[i].down = weight_address(&e->down);
-        table[i].bias = vector(&e->down_bias).at;
-        table[i].pair_begin = e->pair_begin;
-        table[i].pair_count = e->pair_count;
-        aligned = aligned && aligned_rows(&e->down, push.h, op->ffn, 0);
-    }
-    push.down_step = matrix_step(&first->down);
-    push.bias_dtype = vector(&first->down_bias).dtype;
-    push.bias_step = vector(&first->down_bias).step;
-    push.table =
-        vk_stream_upload(vk_of(gpu), stream, table, op->n_experts * (uint64_t)sizeof table[0]);
-    if (push.table == 0)
-        return;
-    uint32_t most = most_pairs(op->experts, op->n_experts), t = tile_rows(vk_of(gpu), most);
-    uint32_t outputs = tile_outputs(vk_of(gpu), first->down.transposed);
-    uint32_t spec[VK_MAX_SPEC] = {group_size(vk_of(gpu)), aligned, outputs, t,
-                                  first->down.transposed};
-    vk_dispatch(vk_of(gpu), stream, VK_SHADER_expert_down, first->down.dtype, spec, &push,
-                sizeof push, tiles(op->hidden, outputs), op->n_experts, tiles(most, t));
 }
 
 void vk_op_combine(cf_gpu *gpu, cf_stream stream, const cf_op_combine *op)

@@ -27,16 +27,67 @@ static inline uint32_t matrix_step(const cf_weight *w)
     return w->row_step ? w->row_step : 1;
 }
 
+/* Transposed: from output to output, in elements. */
+static inline uint32_t matrix_gap(const cf_weight *w)
+{
+    return w->transposed && w->row_step ? w->row_step : 1;
+}
+
 /* What vector.glsl knows as Vector. */
 typedef struct vk_vector {
     uint64_t at;
     uint32_t dtype, step;
 } vk_vector;
 
-static inline vk_vector vector(const cf_weight *w)
+/* What scales.glsl knows as Scales, and SCALES. */
+typedef struct vk_scales {
+    uint64_t at;
+    uint32_t rows, cols, first;
+} vk_scales;
+
+static inline vk_scales outer_scales(const cf_weight *w)
+{
+    if (!w->scale_rows)
+        return (vk_scales){0, 1, CF_Q8_GROUP, 0};
+    return (vk_scales){span_address(w->scales), w->scale_rows, w->scale_cols, w->row_first};
+}
+
+static inline uint32_t scales_kind(const cf_weight *w)
+{
+    if (!w->scale_rows)
+        return 0;
+    return w->scale_format == CF_F32    ? 1
+           : w->scale_format == CF_F16  ? 2
+           : w->scale_format == CF_BF16 ? 3
+                                        : 4;
+}
+
+/* ---- vk_vectors.c ---- */
+
+/* The vectors that an op has had decoded to F32. */
+typedef struct vk_decoded {
+    cf_gpu *gpu;
+    cf_stream stream;
+    uint64_t used; /* of vk_vectors_bytes */
+} vk_decoded;
+
+uint64_t vk_vectors_bytes(const cf_gpu_info *info);
+bool vk_vector_in_blocks(const cf_weight *w);
+/* The vector as vector.glsl reads it, decoded where it is in blocks: call vk_vectors_ready after
+ * the last one, before the op's dispatch. */
+vk_vector vk_vector_plain(vk_decoded *d, const cf_weight *w);
+/* One that an op takes in F32, F16 or BF16 only. */
+static inline vk_vector vector_of_elements(const cf_weight *w)
 {
     return (vk_vector){weight_address(w), w->dtype, w->transposed ? matrix_step(w) : 1};
 }
+void vk_vectors_ready(const vk_decoded *d);
+/* The codebook of a format, 0 where it has none. */
+VkDeviceAddress vk_grid(vk_gpu *vk, cf_stream stream, cf_format format);
+/* Rows of a whole weight as F32 to `y` (vk_ops.c). */
+void vk_rows_decode(cf_gpu *gpu, cf_stream stream, const cf_weight *w, VkDeviceAddress y);
+
+/* ---- tiles ---- */
 
 /* Group sizes. A GPU wants whole subgroups of any width in use (64); a CPU runs a group on one
  * core, a few lanes at a time, pays for each group, and gains from larger tiles: a lane's load
@@ -48,20 +99,50 @@ static inline uint32_t group_size(const vk_gpu *vk)
     return vk->base.info.cpu ? CPU_GROUP : GPU_GROUP;
 }
 
-/* Outputs of a work-group of dot_tile.glsl (a multiple of 16 when transposed: gate and up take half
- * each), and rows. */
-static inline uint32_t tile_outputs(const vk_gpu *vk, bool transposed)
+/* How dot_tile.glsl is shaped on a kind of device. */
+typedef struct vk_tile_class {
+    uint32_t group;      /* invocations of a work-group, a power of two */
+    uint32_t parts;      /* most of them that share a row */
+    uint32_t rows;       /* outputs of an invocation */
+    uint32_t tokens;     /* most activation rows of a tile, a power of two */
+    uint32_t transposed; /* outputs of a work-group on transposed weights, a multiple of 16 */
+} vk_tile_class;
+
+static inline const vk_tile_class *tile_class(const vk_gpu *vk)
 {
-    if (transposed)
-        return vk->base.info.cpu ? 16 : 64;
-    return vk->base.info.cpu ? 8 : 4;
+    static const vk_tile_class gpu = {GPU_GROUP, 64, 4, 8, 64}, cpu = {CPU_GROUP, 16, 8, 8, 16};
+    return vk->base.info.cpu ? &cpu : &gpu;
 }
+
+/* Values that a shader takes of a row at once: W_UNIT of weight.glsl. */
+static inline uint32_t format_unit(cf_format f)
+{
+    return f <= CF_BF16 ? 8 : 32;
+}
+
+/* R, T and PARTS of dot_tile.glsl. PARTS depends on the columns, never on the rows of an op. */
+typedef struct vk_tile {
+    uint32_t outputs, rows, parts;
+} vk_tile;
 
 static inline uint32_t tile_rows(const vk_gpu *vk, uint32_t n_rows)
 {
-    if (n_rows == 1)
-        return 1;
-    return vk->base.info.cpu ? 8 : 4;
+    uint32_t t = 1;
+    while (t < n_rows && t < tile_class(vk)->tokens)
+        t *= 2;
+    return t;
+}
+
+static inline vk_tile tile_of(const vk_gpu *vk, const cf_weight *w, uint32_t n_rows)
+{
+    const vk_tile_class *c = tile_class(vk);
+    vk_tile t = {c->transposed, tile_rows(vk, n_rows), c->group * 8 / c->transposed};
+    if (w->transposed)
+        return t;
+    for (t.parts = 1; t.parts < c->parts && t.parts * 2 * format_unit(w->dtype) <= w->cols;)
+        t.parts *= 2;
+    t.outputs = c->rows * c->group / t.parts;
+    return t;
 }
 
 static inline uint32_t tiles(uint64_t n, uint32_t size)
@@ -86,19 +167,24 @@ static inline bool aligned16(VkDeviceAddress address)
     return address % 16 == 0;
 }
 
-/* Every row of W starts at 16 bytes and is of whole blocks; transposed, every column of outputs. */
+/* Every row is of whole units, and starts at 16 bytes where the format promises that; transposed,
+ * every column of outputs. */
 static inline bool aligned_matrix(const cf_weight *w)
 {
-    uint32_t step = w->transposed ? matrix_step(w) : 8, n = w->transposed ? w->rows : w->cols;
-    return aligned16(weight_address(w)) && n % 8 == 0 && step % 8 == 0;
+    if (w->transposed)
+        return aligned16(weight_address(w)) && w->rows % 8 == 0 && matrix_step(w) % 8 == 0;
+    return w->cols % format_unit(w->dtype) == 0 &&
+           (w->dtype > CF_BF16 || aligned16(weight_address(w)));
 }
 
-/* The same of W and of x, which transposed weights meet one element at a time. */
+/* The same of W and of x, which transposed weights meet one element at a time unless they round it
+ * (q8). */
 static inline uint32_t aligned_rows(const cf_weight *w, VkDeviceAddress x, uint64_t x_stride,
-                                    uint64_t x_head_stride)
+                                    uint64_t x_head_stride, bool q8)
 {
-    return aligned_matrix(w) &&
-           (w->transposed || (aligned16(x) && x_stride % 4 == 0 && x_head_stride % 4 == 0));
+    bool x_met = !w->transposed || q8;
+    return aligned_matrix(w) && (!x_met || (aligned16(x) && w->cols % 8 == 0 && x_stride % 4 == 0 &&
+                                            x_head_stride % 4 == 0));
 }
 
 static inline void dispatch_split(cf_gpu *gpu, cf_stream stream, enum vk_shader shader,

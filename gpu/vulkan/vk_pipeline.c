@@ -11,16 +11,12 @@
 #include "gpu/vulkan/shaders/vk_shader_table.inc"
 #include "runtime/base/log.h"
 
-#define FORMAT_f32  CF_F32
-#define FORMAT_f16  CF_F16
-#define FORMAT_bf16 CF_BF16
-
 static const struct {
     const uint32_t *code;
     size_t bytes;
 } shader_table[VK_SHADER_COUNT][CF_FORMAT_COMPUTABLE] = {
-#define SHADER_ROW(name, fmt)                                                                      \
-    [VK_SHADER_##name][FORMAT_##fmt] = {spv_##name##_##fmt, sizeof spv_##name##_##fmt},
+#define SHADER_ROW(name, fmt, id)                                                                  \
+    [VK_SHADER_##name][id] = {spv_##name##_##fmt, sizeof spv_##name##_##fmt},
     VK_SHADER_TABLE(SHADER_ROW)
 #undef SHADER_ROW
 };
@@ -99,7 +95,7 @@ bool vk_supports(const cf_gpu *gpu, cf_format format)
     for (size_t i = 0; i < sizeof on_weights / sizeof *on_weights; i++)
         if (!shader_table[on_weights[i]][format].code)
             return false;
-    return format == CF_F32 || format == CF_F16 || format == CF_BF16; /* vectors: vector.glsl */
+    return true; /* vectors: vk_vectors.c */
 }
 
 /* ---- pipelines ---- */

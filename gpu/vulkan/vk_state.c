@@ -19,7 +19,7 @@ void vk_op_conv(cf_gpu *gpu, cf_stream stream, const cf_op_conv *op)
               .y = span_address(op->y),
               .state = span_address(op->state),
               .runs = span_address(op->runs),
-              .w = vector(&op->w),
+              .w = vector_of_elements(&op->w),
               .n_channels = op->n_heads * op->width,
               .n_items = items(rows * op->n_heads * op->width),
               .width = op->width,
@@ -35,6 +35,7 @@ void vk_op_conv(cf_gpu *gpu, cf_stream stream, const cf_op_conv *op)
 
 void vk_op_state_gates(cf_gpu *gpu, cf_stream stream, const cf_op_state_gates *op)
 {
+    vk_decoded vectors = {gpu, stream, 0};
     struct {
         uint64_t a, b, decay, beta;
         vk_vector a_log, dt_bias;
@@ -44,14 +45,15 @@ void vk_op_state_gates(cf_gpu *gpu, cf_stream stream, const cf_op_state_gates *o
               .b = span_address(op->b),
               .decay = span_address(op->decay),
               .beta = span_address(op->beta),
-              .a_log = vector(&op->a_log),
-              .dt_bias = vector(&op->dt_bias),
+              .a_log = vk_vector_plain(&vectors, &op->a_log),
+              .dt_bias = vk_vector_plain(&vectors, &op->dt_bias),
               .n_items = items((uint64_t)op->n_rows * op->n_heads),
               .n_heads = op->n_heads,
               .stride = op->stride,
               .group = op->group,
               .group_stride = op->group_stride};
     uint32_t spec[VK_MAX_SPEC] = {FLAT_GROUP};
+    vk_vectors_ready(&vectors);
     dispatch_split(gpu, stream, VK_SHADER_state_gates, CF_F32, spec, &push, sizeof push,
                    tiles(push.n_items, FLAT_GROUP), 1);
 }

@@ -50,6 +50,13 @@ VkDeviceAddress vk_stream_scratch(const vk_gpu *vk, cf_stream id)
     return s->scratch->address;
 }
 
+VkBuffer vk_stream_scratch_buffer(const vk_gpu *vk, cf_stream id)
+{
+    const vk_stream *s = &vk->streams[id];
+    cf_assert(s->scratch);
+    return s->scratch->buffer;
+}
+
 int vk_stream_init(vk_gpu *vk, cf_stream id, vk_queue *queue, bool compute, cf_err *err)
 {
     int rc = 0;
@@ -76,8 +83,8 @@ int vk_stream_init(vk_gpu *vk, cf_stream id, vk_queue *queue, bool compute, cf_e
     if (id == CF_STREAM_COMPUTE) { /* from the start, so that recording allocates nothing */
         CF_TRY(own_buf_create(vk, CF_BUF_UPLOAD, VK_UPLOAD_BLOCKS * VK_UPLOAD_BYTES, "op tables",
                               &s->upload_buf, err));
-        CF_TRY(own_buf_create(vk, CF_BUF_DEVICE, vk_scratch_bytes(&vk->base.info),
-                              "attention scratch", &s->scratch, err));
+        CF_TRY(own_buf_create(vk, CF_BUF_DEVICE, vk_scratch_all_bytes(&vk->base.info), "scratch",
+                              &s->scratch, err));
     }
 fail:
     return rc;

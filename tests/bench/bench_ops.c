@@ -1,6 +1,7 @@
 /* How fast the ops of gpu/ops.h are on a device, beside what its memory delivers.
  *
  *   bench_ops [--device NAME[:INDEX]] [--threads N] [--pool MIB] [--seconds S] [--op TEXT]
+ *             [--format NAME]
  *
  * One line a case: the median time of an op over batches of them, the bytes that it must read at
  * least, those per second, and as a share of the ceiling; and arithmetic per second, which bounds
@@ -19,6 +20,7 @@
 #include "runtime/base/pages.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/threads.h"
+#include "tests/support/op_build.h"
 
 enum {
     STAGING_BYTES = 16 << 20, /* of random weights, repeated over the pool */
@@ -29,7 +31,7 @@ enum {
 
 static struct {
     cf_gpu *gpu;
-    const char *only;
+    const char *only, *format;
     int threads;
     double seconds, ceiling;
     uint64_t pool_bytes, at; /* at: where the next op's weights begin */
@@ -65,7 +67,10 @@ static void pool_fill(cf_format t)
 {
     cf_rng rng = {.state = 1};
     uint8_t *to = cf_gpu_host_write(cf_span_of(bench.staging));
-    uint64_t n = STAGING_BYTES / cf_format_row_bytes(t, 1);
+    uint64_t n = t <= CF_BF16 ? STAGING_BYTES / cf_format_row_bytes(t, 1) : 0;
+    if (t > CF_BF16)
+        op_blocks_fill(&rng, t, to,
+                       STAGING_BYTES / cf_formats[t].block_bytes * cf_formats[t].block_values);
     for (uint64_t i = 0; i < n; i++) {
         float v = (float)(cf_rng_unit(&rng) * 2 - 1);
         if (t == CF_F32)
@@ -229,6 +234,22 @@ static work linear_record(const bench_case *c)
     return (work){(double)w.span.bytes, 2.0 * c->rows * c->cols * c->n};
 }
 
+/* The same with outputs as neighbours. */
+static work linear_t_record(const bench_case *c)
+{
+    cf_weight w = weight_next(c->t, c->rows, c->cols);
+    w.transposed = true;
+    cf_gpu_linear(bench.gpu, CF_STREAM_COMPUTE,
+                  &(cf_op_linear){.w = w,
+                                  .x = cf_span_of(bench.x),
+                                  .y = cf_span_of(bench.y),
+                                  .n_rows = c->n,
+                                  .x_stride = c->cols,
+                                  .y_stride = c->rows,
+                                  .scale = 1.0f});
+    return (work){(double)w.span.bytes, 2.0 * c->rows * c->cols * c->n};
+}
+
 /* n rows, each of which goes to all N_EXPERTS experts: rows = hidden, cols = ffn. */
 static work experts_record(const bench_case *c)
 {
@@ -327,24 +348,37 @@ static work heads_t_record(const bench_case *c)
     return heads_record_as(c, true);
 }
 
-static void cases_run(void)
+static void format_run(cf_format t)
 {
     static const uint32_t shapes[][2] = {{3072, 1024}, {6144, 2048}, {4096, 14336}};
     static const uint32_t n_rows[] = {1, 4, 32};
-    for (cf_format t = CF_F32; t <= CF_BF16; t = (cf_format)(t + 1)) {
-        pool_fill(t);
-        for (size_t n = 0; n < sizeof n_rows / sizeof *n_rows; n++)
-            for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-                measure(&(bench_case){"linear", t, shapes[s][0], shapes[s][1], n_rows[n],
-                                      linear_record});
-        measure(&(bench_case){"experts", t, 3072, 1024, 1, experts_record});
-        measure(&(bench_case){"experts", t, 3072, 1024, 8, experts_record});
-        measure(&(bench_case){"heads", t, 128, 512, 1, heads_record});
-        measure(&(bench_case){"heads_t", t, 128, 512, 1, heads_t_record});
-        if (t == CF_F32 || t == CF_F16) {
-            measure(&(bench_case){"attention", t, 64, 576, 256, attention_record});
-            measure(&(bench_case){"attention", t, 64, 576, 4096, attention_record});
-        }
+    bool elements = cf_formats[t].block_values == 1;
+    pool_fill(t);
+    for (size_t n = 0; n < sizeof n_rows / sizeof *n_rows; n++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            measure(
+                &(bench_case){"linear", t, shapes[s][0], shapes[s][1], n_rows[n], linear_record});
+    for (size_t s = 0; elements && s < sizeof shapes / sizeof *shapes; s++)
+        measure(&(bench_case){"transposed", t, shapes[s][0], shapes[s][1], 1, linear_t_record});
+    measure(&(bench_case){"experts", t, 3072, 1024, 1, experts_record});
+    measure(&(bench_case){"experts", t, 3072, 1024, 8, experts_record});
+    measure(&(bench_case){"heads", t, 128, 512, 1, heads_record});
+    measure(&(bench_case){"heads_t", t, 128, 512, 1, heads_t_record});
+    if (t == CF_F32 || t == CF_F16) {
+        measure(&(bench_case){"attention", t, 64, 576, 256, attention_record});
+        measure(&(bench_case){"attention", t, 64, 576, 4096, attention_record});
+    }
+}
+
+/* F32, F16 and BF16; or the format asked for, or with "all" every one that the device has. */
+static void cases_run(void)
+{
+    for (cf_format t = CF_F32; t < CF_FORMAT_COUNT; t = (cf_format)(t + 1)) {
+        bool all = bench.format && !strcmp(bench.format, "all");
+        if (!cf_format_computable(t) || !cf_gpu_supports(bench.gpu, t))
+            continue;
+        if (bench.format ? all || !strcmp(bench.format, cf_format_name(t)) : t <= CF_BF16)
+            format_run(t);
     }
 }
 
@@ -372,7 +406,7 @@ static void buffers_make(void)
 static int usage(void)
 {
     fprintf(stderr, "usage: bench_ops [--device NAME[:INDEX]] [--threads N] [--pool MIB] "
-                    "[--seconds S] [--op TEXT]\n");
+                    "[--seconds S] [--op TEXT] [--format NAME|all]\n");
     return 2;
 }
 
@@ -381,7 +415,8 @@ int main(int argc, char **argv)
     static const struct option options[] = {
         {"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 't'},
         {"pool", required_argument, NULL, 'p'},   {"seconds", required_argument, NULL, 's'},
-        {"op", required_argument, NULL, 'o'},     {NULL, 0, NULL, 0}};
+        {"op", required_argument, NULL, 'o'},     {"format", required_argument, NULL, 'f'},
+        {NULL, 0, NULL, 0}};
     const char *device = "auto";
     cf_err err = {0};
     bench.pool_bytes = 1024ull << 20;
@@ -397,6 +432,8 @@ int main(int argc, char **argv)
             bench.seconds = strtod(optarg, NULL);
         else if (c == 'o')
             bench.only = optarg;
+        else if (c == 'f')
+            bench.format = optarg;
         else
             return usage();
     }

@@ -1,9 +1,10 @@
-// R weight rows ("outputs") against T activation rows: a block of weights is decoded once for all T,
-// and the PARTS partial sums of a result are added in shared memory in the order of the invocations.
+// R weight rows ("outputs") against T activation rows: what is stored of them is loaded once for all
+// T and decoded in registers, and the PARTS partial sums of a result are added in shared memory in
+// the order of the parts.
 //
-//   plain       each invocation takes every WG-th block of the columns, of all R outputs
-//   TRANSPOSED  outputs are neighbours in memory: each invocation takes W_BLOCK of the R outputs
-//               and every PARTS-th column; R and what dot_outputs is given are multiples of W_BLOCK
+//   plain       an invocation takes every PARTS-th unit of the columns, of ROWS outputs
+//   TRANSPOSED  outputs are neighbours in memory: an invocation takes W_BLOCK of the R outputs and
+//               every PARTS-th column; R and what dot_outputs is given are multiples of W_BLOCK
 //
 // Callers clamp row addresses at the edge, so that all of a work-group runs the same loop, and
 // skip the store instead.
@@ -13,54 +14,102 @@ layout(constant_id = 1) const bool ALIGNED = false;
 layout(constant_id = 2) const uint R = 4;
 layout(constant_id = 3) const uint T = 1;
 layout(constant_id = 4) const bool TRANSPOSED = false;
+layout(constant_id = 5) const uint PARTS = 64;
+layout(constant_id = 6) const uint SCALES = 0; // scales.glsl
+layout(constant_id = 7) const bool Q8 = false; // the activations are rounded
 #include "weight.glsl"
+#include "scales.glsl"
 
-const uint PARTS = TRANSPOSED ? WG * W_BLOCK / R : WG;
+const uint ROWS = TRANSPOSED ? 1 : R * PARTS / WG; // of an invocation
 
 shared float dot_part[R * T * (PARTS + 1)]; // + 1: the columns fall on different banks
 
-uint64_t dot_w[R]; // plain: where each output's row begins
+uint64_t dot_w[ROWS];      // plain: where each output's row begins
+uint64_t dot_scales[ROWS]; // and its outer scales
+uint dot_scale_cols;
 uint64_t dot_block, dot_step; // transposed: this invocation's outputs in column 0; to the next
-uint dot_valid;    // how many of those exist
+uint dot_valid, dot_gap;      // how many of those exist; elements from one to the next
 uint64_t dot_x[T];
 
 // Slots [slot, slot + n) become outputs o, o + 1, ... of the matrix [rows, cols] at w. `step`: see
-// matrix_step in vk_ops.c.
-void dot_outputs(uint slot, uint n, uint64_t w, uint step, uint o, uint rows, uint cols)
+// matrix_step in vk_ops.c; `gap`: transposed, from output to output.
+void dot_outputs(uint slot, uint n, uint64_t w, uint step, uint gap, Scales scales, uint o,
+                 uint rows, uint cols)
 {
     if (!TRANSPOSED) {
-        [[unroll]] for (uint i = 0; i < n; i++)
-            dot_w[slot + i] = w + uint64_t(min(o + i, rows - 1)) * step * weight_bytes(cols);
+        uint group = gl_LocalInvocationID.x / PARTS;
+        [[unroll]] for (uint i = 0; i < ROWS; i++) {
+            uint s = group * ROWS + i, out_row = min(o + s - slot, rows - 1);
+            if (s < slot || s >= slot + n)
+                continue;
+            dot_w[i] = w + uint64_t(out_row) * step * weight_bytes(cols);
+            if (SCALES != SCALES_NONE)
+                dot_scales[i] = scales_row(SCALES, scales, out_row, step, cols);
+        }
+        dot_scale_cols = scales.cols;
         return;
     }
     uint mine = gl_LocalInvocationID.x % (R / W_BLOCK) * W_BLOCK;
     if (mine >= slot && mine < slot + n) {
         uint first = min(o + mine - slot, (rows - 1) / W_BLOCK * W_BLOCK);
-        dot_block = w + weight_bytes(first);
+        dot_block = w + weight_bytes(uint64_t(first) * gap);
         dot_step = weight_bytes(step);
         dot_valid = rows - first;
+        dot_gap = gap;
     }
 }
 
 void dot_tile_plain(uint cols)
 {
-    uint lid = gl_LocalInvocationID.x;
-    uint blocks = (cols + W_BLOCK - 1) / W_BLOCK;
-    float acc[R * T];
-    [[unroll]] for (uint i = 0; i < R * T; i++)
+    uint lid = gl_LocalInvocationID.x, part = lid % PARTS;
+    uint units = (cols + W_UNIT - 1) / W_UNIT;
+    float acc[ROWS * T];
+    [[unroll]] for (uint i = 0; i < ROWS * T; i++)
         acc[i] = 0.0;
-    for (uint b = lid; b < blocks; b += WG) {
-        WBlock x[T];
-        [[unroll]] for (uint t = 0; t < T; t++)
-            x[t] = float_block(dot_x[t], b, cols);
-        [[unroll]] for (uint r = 0; r < R; r++) {
-            WBlock w = weight_block(dot_w[r], b, cols);
+    for (uint u = part; u < units; u += PARTS) {
+        WUnit w[ROWS];
+        float scale[ROWS];
+        vec2 q8[T];
+        [[unroll]] for (uint r = 0; r < ROWS; r++) {
+            w[r] = weight_unit(dot_w[r], u, cols);
+            if (SCALES != SCALES_NONE)
+                scale[r] = scales_value(SCALES, dot_scales[r], u * W_UNIT / dot_scale_cols);
+        }
+        if (Q8)
             [[unroll]] for (uint t = 0; t < T; t++)
-                acc[r * T + t] = block_dot(w, x[t], acc[r * T + t]);
+                q8[t] = q8_scale(dot_x[t], u * W_UNIT, cols);
+        [[unroll]] for (uint j = 0; j < W_EIGHTS; j++) {
+            WBlock x[T];
+            [[unroll]] for (uint t = 0; t < T; t++) {
+                x[t] = float_block(dot_x[t], u * W_EIGHTS + j, cols);
+                if (Q8)
+                    x[t] = block_q8(x[t], q8[t]);
+            }
+            [[unroll]] for (uint r = 0; r < ROWS; r++) {
+                WBlock eight = weight_eight(w[r], u, j, cols);
+                if (SCALES != SCALES_NONE)
+                    eight = block_scaled(eight, scale[r]);
+                [[unroll]] for (uint t = 0; t < T; t++)
+                    acc[r * T + t] = block_dot(eight, x[t], acc[r * T + t]);
+            }
         }
     }
-    [[unroll]] for (uint i = 0; i < R * T; i++)
-        dot_part[i * (PARTS + 1) + lid] = acc[i];
+    uint first = lid / PARTS * ROWS * T;
+    [[unroll]] for (uint i = 0; i < ROWS * T; i++)
+        dot_part[(first + i) * (PARTS + 1) + part] = acc[i];
+}
+
+#ifdef W_ELEMENTS
+// Neighbours, or every dot_gap-th element.
+WBlock dot_column(uint k)
+{
+    uint64_t at = dot_block + k * dot_step;
+    if (dot_gap == 1)
+        return weight_block(at, 0, dot_valid);
+    WBlock w;
+    [[unroll]] for (uint j = 0; j < W_BLOCK; j++)
+        w.v[j / 4][j % 4] = weight_element(at, min(j, dot_valid - 1) * dot_gap);
+    return w;
 }
 
 void dot_tile_transposed(uint cols)
@@ -71,9 +120,10 @@ void dot_tile_transposed(uint cols)
     [[unroll]] for (uint i = 0; i < T * W_VECS; i++)
         acc[i / W_VECS].v[i % W_VECS] = vec4(0.0);
     for (uint k = part; k < cols; k += PARTS) {
-        WBlock w = weight_block(dot_block + k * dot_step, 0, dot_valid);
+        WBlock w = dot_column(k);
         [[unroll]] for (uint t = 0; t < T; t++) {
-            vec4 x = vec4(F32s(dot_x[t]).v[k]);
+            float value = F32s(dot_x[t]).v[k];
+            vec4 x = vec4(Q8 ? q8_rounded(value, q8_scale(dot_x[t], k, cols)) : value);
             [[unroll]] for (uint j = 0; j < W_VECS; j++)
                 acc[t].v[j] = fma(w.v[j], x, acc[t].v[j]);
         }
@@ -82,13 +132,16 @@ void dot_tile_transposed(uint cols)
         [[unroll]] for (uint j = 0; j < W_BLOCK; j++)
             dot_part[((r0 + j) * T + t) * (PARTS + 1) + part] = acc[t].v[j / 4][j % 4];
 }
+#endif
 
 // After this, dot_sum(r, t) may be called by any invocation.
 void dot_tile(uint cols)
 {
+#ifdef W_ELEMENTS
     if (TRANSPOSED)
         dot_tile_transposed(cols);
     else
+#endif
         dot_tile_plain(cols);
     barrier();
 }

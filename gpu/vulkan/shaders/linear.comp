@@ -7,9 +7,10 @@
 #include "vector.glsl"
 
 layout(push_constant, std430) uniform Params {
-    uint64_t w, x, y;
+    uint64_t w, x, y, grid;
     Vector bias;
-    uint w_step, rows, cols, n_rows, x_stride, y_stride, accumulate;
+    Scales scales;
+    uint w_step, w_gap, rows, cols, n_rows, x_stride, y_stride, accumulate;
     float scale;
 } p;
 
@@ -18,7 +19,8 @@ void main()
     uint o0 = group_index() * R, r0 = gl_WorkGroupID.z * T;
     if (o0 >= p.rows)
         return;
-    dot_outputs(0, R, p.w, p.w_step, o0, p.rows, p.cols);
+    weight_grid = p.grid;
+    dot_outputs(0, R, p.w, p.w_step, p.w_gap, p.scales, o0, p.rows, p.cols);
     [[unroll]] for (uint i = 0; i < T; i++)
         dot_x[i] = p.x + uint64_t(min(r0 + i, p.n_rows - 1)) * p.x_stride * 4ul;
     dot_tile(p.cols);

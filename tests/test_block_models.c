@@ -1,6 +1,7 @@
 /* Catches: a binding, budget, loader, cache or row table that counts the bytes of block formats as
  * if they were elements; a number that depends on how a weight is stored; a router whose blocks
- * hold no number; a device that lacks a format and says so only in its first op.
+ * hold no number; a device that lacks a format and says so only in its first op, or that computes
+ * something else than ref in one that it has.
  *
  * A small checkpoint is stored anew in block formats, all roles in turn, and once more in F32 with
  * the values of those blocks: the same plan over both must give the same bits. */
@@ -279,6 +280,65 @@ static void same_bits(void)
     oracle_free(o);
 }
 
+/* The largest difference of two runs' logits, as a share of the largest logit. */
+static double logits_apart(const oracle *o, const oracle_run *a, const oracle_run *b)
+{
+    double apart = 0, most = 0;
+    for (size_t i = 0; i < (size_t)o->n_prompt * o->vocab; i++) {
+        apart = fmax(apart, fabs((double)a->logits[i] - (double)b->logits[i]));
+        most = fmax(most, fabs((double)b->logits[i]));
+        if (!isfinite(a->logits[i]))
+            return INFINITY;
+    }
+    return apart / most;
+}
+
+/* Every device that has the formats computes the model in them as ref does, the choice of experts
+ * included. */
+static void devices_agree(void)
+{
+    cf_gpu_info infos[16];
+    char why[1024];
+    int n = cf_gpu_list(infos, 16, why, sizeof why), able = 0;
+    oracle *o = oracle_load(checkpoint);
+    must(o);
+    struct stored s;
+    cf_options options = options_make("ref");
+    oracle_run *ref = model_run(o, model_stored(&s, false), &options);
+    stored_finish(&s);
+    for (int i = 0; i < n; i++) {
+        char device[32];
+        cf_gpu *gpu = NULL;
+        cf_err err = {0};
+        bool has = true;
+        snprintf(device, sizeof device, "%.15s:%d", infos[i].backend, infos[i].index);
+        if (!strcmp(infos[i].backend, "ref"))
+            continue;
+        must(cf_gpu_open(&gpu, device, NULL, &err) == 0);
+        cf_model *m = model_stored(&s, false);
+        for (uint32_t w = 0; w < m->n_weights; w++)
+            has = has && cf_gpu_supports(gpu, m->weights[w].dtype);
+        cf_gpu_close(&gpu);
+        if (!has) {
+            cf_model_free(&m);
+            stored_finish(&s);
+            continue;
+        }
+        able++;
+        options = options_make(device);
+        oracle_run *r = model_run(o, m, &options);
+        CHECK(logits_apart(o, r, ref) < 1e-4);
+        size_t routed = (size_t)o->n_moe * o->n_prompt * o->k;
+        CHECK(memcmp(r->experts, ref->experts, routed * sizeof *r->experts) == 0);
+        oracle_run_free(r);
+        stored_finish(&s);
+    }
+    oracle_run_free(ref);
+    oracle_free(o);
+    if (!able)
+        SKIP("no device beside ref has these formats");
+}
+
 /* The largest weight in blocks that begin with a float16 scale. */
 static uint32_t largest_block_weight(const cf_model *m)
 {
@@ -489,6 +549,7 @@ static void transposed_refused(void)
 int main(void)
 {
     RUN(same_bits);
+    RUN(devices_agree);
     RUN(not_finite);
     RUN(device_lacks_format);
     RUN(refused);

@@ -445,7 +445,8 @@ static void memory_refused(ocl_guise guise)
     cf_gpu *gpu = open_as(guise, 2, ledger);
     REQUIRE(gpu);
     cf_gpu_buf *first = make(gpu, CF_BUF_DEVICE, 1 << 20), *buf = NULL;
-    uint64_t used = cf_ledger_used(ledger, CF_POOL_DEVICE);
+    uint64_t used = cf_ledger_used(ledger, CF_POOL_DEVICE), heap_used = ocl_of(gpu)->heap_used;
+    int mems = fault.mems; /* the backend has some of its own */
     fault.refuse_memory_in = 0;
     CHECK_INT(cf_gpu_buf_create(gpu, CF_BUF_DEVICE, 7654320, "the expert slots", &buf, &err),
               CF_EDEVICE);
@@ -453,7 +454,7 @@ static void memory_refused(ocl_guise guise)
     CHECK_HAS(err.msg, "CL_MEM_OBJECT_ALLOCATION_FAILURE");
     CHECK(buf == NULL);
     CHECK_INT(cf_ledger_used(ledger, CF_POOL_DEVICE), used);
-    CHECK_INT(fault.mems, 1);
+    CHECK_INT(fault.mems, mems);
     buf = make(gpu, CF_BUF_DEVICE, 7654320); /* the device goes on */
     cf_gpu_buf_destroy(&buf);
 
@@ -462,10 +463,10 @@ static void memory_refused(ocl_guise guise)
     CHECK(cf_ocl_fns.buf_create(gpu, CF_BUF_DEVICE, cf_gpu_get_info(gpu)->max_alloc_bytes + 1,
                                 "all", &buf, &large) < 0);
     CHECK_HAS(large.msg, "bytes in one buffer");
-    ocl_of(gpu)->heap_limit = 2 << 20;
+    ocl_of(gpu)->heap_limit = heap_used + (1 << 20);
     CHECK_INT(cf_gpu_buf_create(gpu, CF_BUF_DEVICE, (1 << 20) + 16, "the rest", &buf, &heap),
               CF_EDEVICE);
-    CHECK_HAS(heap.msg, "the rest: 1048592 bytes do not fit the device's memory of 2097152");
+    CHECK_HAS(heap.msg, "the rest: 1048592 bytes do not fit the device's memory of ");
     buf = make(gpu, CF_BUF_DEVICE, 1 << 20);
     cf_gpu_buf_destroy(&buf);
     cf_gpu_buf_destroy(&first);
@@ -514,7 +515,7 @@ static void commands_have_their_room(void)
     cf_ledger *ledger = NULL;
     cf_gpu *gpu = NULL;
     cf_err err = {0}, early = {0};
-    uint64_t room = ocl_batch_bytes(CF_STREAM_COMPUTE) + ocl_batch_bytes(CF_STREAM_TRANSFER);
+    uint64_t room = ocl_stream_bytes(CF_STREAM_COMPUTE) + ocl_stream_bytes(CF_STREAM_TRANSFER);
     CHECK_INT(cf_ledger_create(&ledger, room - 1, 0, &err), 0);
     cf_gpu_options options = {.threads = 2, .ledger = ledger};
     CHECK_INT(cf_gpu_open(&gpu, "opencl", &options, &early), CF_ELIMIT);
@@ -667,7 +668,7 @@ static void experts_lie_anywhere(void)
     cf_gpu_expert_down(gpu, CF_STREAM_COMPUTE,
                        &(cf_op_expert_down){work, EXPERTS, cf_span_of(h), cf_span_of(pairs),
                                             cf_span_of(ones), cf_span_of(out), EXPERTS, 1, HIDDEN,
-                                            FFN});
+                                            FFN, false});
     submit_and_wait(gpu, CF_STREAM_COMPUTE);
     const float *y = cf_gpu_host_read(cf_span_of(out));
     int wrong = 0;

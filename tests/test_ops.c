@@ -4,6 +4,7 @@
  *
  * ref is held to definitions written here in double precision, independently of its code; every
  * other device that cf_gpu_list reports is held to the same and to ref's results. */
+#include "gpu/formats.h"
 #include "gpu/opencl/ocl.h"
 #include "tests/check.h"
 #include "tests/support/op_cases.h"
@@ -97,17 +98,36 @@ static double stored_value(cf_format t, const void *data, uint64_t i)
     return t == CF_F16 ? f16_value(h) : bf16_value(h);
 }
 
-/* All values of a stored array; the caller frees. */
+/* All values of a stored array; the caller frees. What blocks hold is gpu/formats.h, which
+ * test_quants holds to their definitions. */
 static double *decoded(const op_case *c, const cf_span *field, cf_format t)
 {
     const op_array *a = op_case_array(c, field);
-    uint64_t n = a->bytes / (t == CF_F32 ? 4 : 2);
+    uint64_t n = a->bytes / cf_formats[t].block_bytes * cf_formats[t].block_values;
     double *v = malloc(n * sizeof *v);
     if (!v)
         abort();
-    for (uint64_t i = 0; i < n; i++)
-        v[i] = stored_value(t, a->data, i);
+    for (uint64_t i = 0; i < n; i++) {
+        float block[CF_FORMAT_MAX_BLOCK];
+        uint64_t size = cf_formats[t].block_values;
+        if (t <= CF_BF16) {
+            v[i] = stored_value(t, a->data, i);
+            continue;
+        }
+        cf_ref_format_decode_blocks(t, a->data, i / size, 1, block);
+        for (uint64_t j = 0; j < size; j++)
+            v[i + j] = (double)block[j];
+        i += size - 1;
+    }
     return v;
+}
+
+/* One value of a matrix of outer scales. */
+static double outer_scale(const op_case *c, const cf_weight *w, uint64_t i)
+{
+    const uint8_t *data = op_case_array(c, &w->scales)->data;
+    return w->scale_format == CF_F8_E8M0 ? ldexp(1, data[i] - 127)
+                                         : stored_value(w->scale_format, data, i);
 }
 
 struct sum {
@@ -124,7 +144,8 @@ static struct sum dot(const double *w, const float *x, uint64_t n)
     return s;
 }
 
-/* The values of a weight's array (NULL where there is none), and those of one output. */
+/* The values of a weight's array (NULL where there is none), outer scales applied, and those of one
+ * output. */
 struct matrix {
     const cf_weight *w;
     double *values;
@@ -132,8 +153,36 @@ struct matrix {
 
 static struct matrix matrix_of(const op_case *c, const cf_weight *w)
 {
-    bool none = !op_case_array(c, &w->span);
-    return (struct matrix){w, none ? NULL : decoded(c, &w->span, w->dtype)};
+    if (!op_case_array(c, &w->span))
+        return (struct matrix){w, NULL};
+    struct matrix m = {w, decoded(c, &w->span, w->dtype)};
+    for (uint32_t o = 0; w->scale_rows && o < w->rows; o++) {
+        uint64_t per_row = (w->cols + w->scale_cols - 1) / w->scale_cols;
+        uint64_t stored = w->row_first + (uint64_t)o * (w->row_step ? w->row_step : 1);
+        for (uint32_t k = 0; k < w->cols; k++) {
+            double *v = &m.values[op_weight_index(w, o, k)];
+            uint64_t at = stored / w->scale_rows * per_row + k / w->scale_cols;
+            *v = (double)(float)(*v * outer_scale(c, w, at));
+        }
+    }
+    return m;
+}
+
+/* n activations as they are, or rounded to 8 bits; the caller frees. */
+static float *activations(const float *x, uint32_t n, bool q8)
+{
+    float *v = malloc(n * sizeof *v);
+    if (!v)
+        abort();
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t begin = i / CF_Q8_GROUP * CF_Q8_GROUP, end = begin + CF_Q8_GROUP;
+        float most = 0;
+        for (uint32_t j = begin; j < end && j < n; j++)
+            most = fmaxf(most, fabsf(x[j]));
+        float d = most / 127;
+        v[i] = !q8 ? x[i] : d > 0 ? d * roundf(x[i] * (1 / d)) : 0;
+    }
+    return v;
 }
 
 static struct sum matrix_dot(const struct matrix *m, uint64_t o, const float *x)
@@ -160,15 +209,18 @@ static void define_linear(const op_case *c, struct expect *e)
     const cf_op_linear *op = &c->op.linear;
     struct matrix w = matrix_of(c, &op->w), bias = matrix_of(c, &op->bias);
     const float *x = floats(c, &op->x), *y = floats(c, &op->y);
-    for (uint32_t r = 0; r < op->n_rows; r++)
+    for (uint32_t r = 0; r < op->n_rows; r++) {
+        float *row = activations(x + (uint64_t)r * op->x_stride, op->w.cols, op->x_q8);
         for (uint32_t o = 0; o < op->w.rows; o++) {
-            struct sum s = matrix_dot(&w, o, x + (uint64_t)r * op->x_stride);
+            struct sum s = matrix_dot(&w, o, row);
             uint64_t at = (uint64_t)r * op->y_stride + o;
             double old = op->accumulate ? (double)y[at] : 0.0, scale = (double)op->scale;
             double add = vector_at(&bias, o, 0);
             put(e, c, &op->y, at, scale * s.value + add + old,
                 fabs(scale) * s.mag + fabs(add) + fabs(old));
         }
+        free(row);
+    }
     free(w.values);
     free(bias.values);
 }
@@ -577,9 +629,10 @@ static void define_expert_glu(const op_case *c, struct expect *e)
         const cf_expert_work *w = &c->experts[i];
         struct matrix gate = matrix_of(c, &w->gate), gate_bias = matrix_of(c, &w->gate_bias);
         struct matrix up = matrix_of(c, &w->up), up_bias = matrix_of(c, &w->up_bias);
-        for (uint32_t p = w->pair_begin; p < w->pair_begin + w->pair_count; p++)
+        for (uint32_t p = w->pair_begin; p < w->pair_begin + w->pair_count; p++) {
+            float *x = activations(floats(c, &op->x) + (uint64_t)(pairs[p] / op->k) * op->hidden,
+                                   op->hidden, op->x_q8);
             for (uint32_t j = 0; j < op->ffn; j++) {
-                const float *x = floats(c, &op->x) + (uint64_t)(pairs[p] / op->k) * op->hidden;
                 double weight = weights ? (double)weights[pairs[p]] : 1;
                 struct sum u = {1, 1}, g = weighed(matrix_dot(&gate, j, x), weight,
                                                    vector_at(&gate_bias, j, 0));
@@ -588,6 +641,8 @@ static void define_expert_glu(const op_case *c, struct expect *e)
                 struct sum s = activated(&op->act, g, u);
                 put(e, c, &op->h, (uint64_t)p * op->ffn + j, s.value, s.mag);
             }
+            free(x);
+        }
         free(gate.values);
         free(gate_bias.values);
         free(up.values);
@@ -603,14 +658,16 @@ static void define_expert_down(const op_case *c, struct expect *e)
     for (uint32_t i = 0; i < op->n_experts; i++) {
         const cf_expert_work *w = &c->experts[i];
         struct matrix down = matrix_of(c, &w->down), bias = matrix_of(c, &w->down_bias);
-        for (uint32_t p = w->pair_begin; p < w->pair_begin + w->pair_count; p++)
+        for (uint32_t p = w->pair_begin; p < w->pair_begin + w->pair_count; p++) {
+            float *x = activations(h + (uint64_t)p * op->ffn, op->ffn, op->x_q8);
             for (uint32_t o = 0; o < op->hidden; o++) {
-                struct sum s = weighed(matrix_dot(&down, o, h + (uint64_t)p * op->ffn), 1,
-                                       vector_at(&bias, o, 0));
+                struct sum s = weighed(matrix_dot(&down, o, x), 1, vector_at(&bias, o, 0));
                 double weight = weights ? (double)weights[pairs[p]] : 1;
                 s = weighed(s, weight, 0);
                 put(e, c, &op->out, (uint64_t)pairs[p] * op->hidden + o, s.value, s.mag);
             }
+            free(x);
+        }
         free(down.values);
         free(bias.values);
     }
@@ -710,7 +767,7 @@ static bool results_equal(const op_case *c, const op_result *a, const op_result 
 
 static cf_gpu *gpu, *judge; /* the device under test, and ref with one thread */
 static int hazards;
-static int unequal_repeats, unequal_splits;
+static int unequal_repeats, unequal_splits, lacking; /* cases in formats that it lacks */
 
 static void hazard_count(void *user, const char *sentence)
 {
@@ -799,6 +856,7 @@ static void ref_ignores_layouts(void)
         cf_weight *w = c->kind == OP_linear ? &c->op.linear.w : &c->experts[0].down;
         bool of_kind =
             c->kind == OP_linear || (c->kind == OP_expert_down && c->op.expert_down.n_experts == 1);
+        of_kind = of_kind && w->dtype <= CF_BF16 && !w->scale_rows;
         if (of_kind && (w->transposed || w->row_first || w->row_step)) {
             op_result stored, flat;
             CHECK_INT(op_case_run(c, judge, 0, &stored, &err), 0);
@@ -822,7 +880,9 @@ static void op_check(op_kind kind, bool is_ref)
     int cases = 0;
     for (int i = 0; i < op_cases_count() && !check_case_failed; i++) {
         op_case *c = op_case_create(i);
-        if (c->kind == kind) {
+        if (c->kind == kind && !op_case_supported(c, gpu)) {
+            lacking++;
+        } else if (c->kind == kind) {
             case_check(c, is_ref);
             cases++;
         }
@@ -839,7 +899,7 @@ static void device_check(const cf_gpu_info *info, const char *as)
     bool is_ref = !strcmp(info->backend, "ref");
     snprintf(device, sizeof device, "%s:%d", info->backend, info->index);
     printf("  %s%s: %s\n", device, as, info->name);
-    unequal_repeats = unequal_splits = 0;
+    unequal_repeats = unequal_splits = lacking = 0;
     gpu = device_open(device, 3);
     for (int k = 0; k < OP_KINDS; k++) {
         snprintf(line, sizeof line, "%s%s_%s", device, as, op_kind_name((op_kind)k));
@@ -847,6 +907,8 @@ static void device_check(const cf_gpu_info *info, const char *as)
     }
     printf("  %s%s: %d cases differ in bits when repeated, %d when their rows are split\n", device,
            as, unequal_repeats, unequal_splits);
+    if (lacking)
+        printf("  %s%s: %d cases are in formats that the device lacks\n", device, as, lacking);
     cf_gpu_close(&gpu);
 }
 
@@ -954,7 +1016,18 @@ static void work_sees_writes_until_submit(void)
     cf_gpu_close(&g);
 }
 
-int main(void)
+/* Arguments: the devices to look at ("vulkan:0" or "vulkan"); none: all of them. */
+static bool device_wanted(const cf_gpu_info *info, int argc, char **argv)
+{
+    char device[32];
+    snprintf(device, sizeof device, "%.15s:%d", info->backend, info->index);
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], device) || !strcmp(argv[i], info->backend))
+            return true;
+    return argc < 2;
+}
+
+int main(int argc, char **argv)
 {
     cf_gpu_info infos[16];
     int n = cf_gpu_list(infos, 16, NULL, 0);
@@ -964,6 +1037,8 @@ int main(void)
     judge = device_open("ref", 1);
     RUN(ref_ignores_layouts);
     for (int i = n; i-- > 0;) { /* ref first */
+        if (!device_wanted(&infos[i], argc, argv))
+            continue;
         device_check(&infos[i], "");
         guises_check(&infos[i]);
     }

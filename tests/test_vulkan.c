@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "gpu/formats.h"
 #include "gpu/vulkan/vk.h"
 #include "runtime/base/align.h"
 #include "runtime/base/f16.h"
@@ -19,7 +20,7 @@
 #include "runtime/base/pages.h"
 #include "runtime/base/rng.h"
 #include "tests/check.h"
-#include "tests/support/op_cases.h"
+#include "tests/support/op_build.h"
 
 /* ---- injected faults ---- */
 
@@ -715,6 +716,57 @@ static void validation_is_listening(void)
 
 /* Tables of expert ops: more in one batch than a block holds, each op sees its own; over many
  * batches the blocks are used again and not more of them made. */
+/* The device computes in every format, and a bias in blocks may be larger than the room in which
+ * such vectors are decoded. */
+static void every_format_is_there(void)
+{
+    enum { OUTPUTS = 70400 }; /* room: 32,768 on a CPU device, 262,144 elsewhere */
+    cf_rng rng = {.state = 3};
+    cf_gpu *gpu = open_checked(NULL, false);
+    REQUIRE(gpu);
+    for (cf_format f = CF_F32; f < CF_FORMAT_COUNT; f = (cf_format)(f + 1))
+        CHECK_INT(cf_gpu_supports(gpu, f), cf_format_computable(f));
+    uint64_t bias_bytes = cf_format_row_bytes(CF_Q8_0, OUTPUTS);
+    cf_gpu_buf *w = make(gpu, CF_BUF_UPLOAD, OUTPUTS * 4), *x = make(gpu, CF_BUF_UPLOAD, 16),
+               *bias = make(gpu, CF_BUF_UPLOAD, bias_bytes),
+               *y = make(gpu, CF_BUF_READBACK, OUTPUTS * 4);
+    float *weights = cf_gpu_host_write(cf_span_of(w)), *want = malloc(OUTPUTS * sizeof *want);
+    uint8_t *blocks = cf_gpu_host_write(cf_span_of(bias));
+    *(float *)cf_gpu_host_write(cf_span_of(x)) = 2.0f;
+    op_blocks_fill(&rng, CF_Q8_0, blocks, OUTPUTS);
+    cf_ref_format_decode(CF_Q8_0, blocks, 0, OUTPUTS, want);
+    for (int i = 0; i < OUTPUTS; i++) {
+        weights[i] = (float)(i % 64);
+        want[i] += 2.0f * weights[i];
+    }
+    cf_gpu_linear(gpu, CF_STREAM_COMPUTE,
+                  &(cf_op_linear){
+                      .w = {.span = cf_span_of(w), .dtype = CF_F32, .rows = OUTPUTS, .cols = 1},
+                      .bias = {.span = cf_span_of(bias),
+                               .dtype = CF_Q8_0,
+                               .rows = 1,
+                               .cols = OUTPUTS},
+                      .x = {x, 0, 4},
+                      .y = cf_span_of(y),
+                      .n_rows = 1,
+                      .x_stride = 1,
+                      .y_stride = OUTPUTS,
+                      .scale = 1.0f});
+    submit_and_wait(gpu, CF_STREAM_COMPUTE);
+    const float *got = cf_gpu_host_read(cf_span_of(y));
+    int wrong = 0;
+    for (int i = 0; i < OUTPUTS; i++)
+        wrong += fabsf(got[i] - want[i]) > 1e-4f;
+    CHECK_INT(wrong, 0);
+    CHECK_INT(cf_gpu_validation_errors(gpu), 0);
+    free(want);
+    cf_gpu_buf_destroy(&w);
+    cf_gpu_buf_destroy(&x);
+    cf_gpu_buf_destroy(&bias);
+    cf_gpu_buf_destroy(&y);
+    cf_gpu_close(&gpu);
+}
+
 static void op_tables_are_recycled(void)
 {
     NEED_VULKAN();
@@ -854,6 +906,7 @@ int main(int argc, char **argv)
     RUN(spans_add_up);
     RUN(groups_of_negative_scores_are_ordered);
     RUN(validation_is_listening);
+    RUN(every_format_is_there);
     RUN(op_tables_are_recycled);
     RUN(cache_file_is_whole_or_ignored);
     return check_done();

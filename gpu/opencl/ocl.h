@@ -74,20 +74,26 @@ const char *ocl_status_name(cl_int status);
 
 /* ---- kernels ---- */
 
-/* Which programs a kernel is part of: that of each weight format, of each cache format, F32's. */
-typedef enum { OCL_WEIGHT, OCL_KV, OCL_PLAIN } ocl_kernel_class;
+/* Kernels that are built together, for one format at a time: what a model does not use is not
+ * compiled. */
+typedef enum {
+    OCL_PRODUCT, /* weights in any format */
+    OCL_COLUMNS, /* transposed weights: formats of elements */
+    OCL_HEADS,   /* transposed heads: any format */
+    OCL_ROWS,
+    OCL_KV,    /* formats of caches */
+    OCL_PLAIN, /* no format but F32 */
+    OCL_CLASS_COUNT
+} ocl_kernel_class;
 
 /* name, class, buffers (arguments ahead of the parameters) */
 #define OCL_KERNELS(X)                                                                             \
-    X(linear, OCL_WEIGHT, 4)                                                                       \
-    X(linear_t, OCL_WEIGHT, 4)                                                                     \
-    X(head_linear, OCL_WEIGHT, 3)                                                                  \
-    X(head_linear_t, OCL_WEIGHT, 3)                                                                \
-    X(get_rows, OCL_WEIGHT, 3)                                                                     \
-    X(expert_glu, OCL_WEIGHT, 8)                                                                   \
-    X(expert_glu_t, OCL_WEIGHT, 8)                                                                 \
-    X(expert_down, OCL_WEIGHT, 6)                                                                  \
-    X(expert_down_t, OCL_WEIGHT, 6)                                                                \
+    X(product, OCL_PRODUCT, 10)                                                                    \
+    X(linear_t, OCL_COLUMNS, 4)                                                                    \
+    X(expert_glu_t, OCL_COLUMNS, 6)                                                                \
+    X(expert_down_t, OCL_COLUMNS, 6)                                                               \
+    X(head_linear_t, OCL_HEADS, 3)                                                                 \
+    X(get_rows, OCL_ROWS, 3)                                                                       \
     X(kv_store, OCL_KV, 3)                                                                         \
     X(attn_latent, OCL_KV, 6)                                                                      \
     X(attn, OCL_KV, 7)                                                                             \
@@ -115,8 +121,9 @@ typedef enum ocl_kernel {
 
 enum {
     OCL_RING_SIZE = 64, /* points of a stream whose events are kept; older ones are reached */
-    OCL_MAX_BUFS = 8,   /* buffer arguments of a kernel */
-    OCL_IMPORT_ALIGN = 4096
+    OCL_MAX_BUFS = 10,  /* buffer arguments of a kernel */
+    OCL_IMPORT_ALIGN = 4096,
+    OCL_VECTOR_FLOATS = 1 << 17 /* room for the vectors in blocks of one launch */
 };
 
 /* ---- state ---- */
@@ -149,7 +156,8 @@ typedef struct ocl_stream {
     ocl_point ring[OCL_RING_SIZE];
 } ocl_stream;
 
-/* All kernels of one format. A kernel object carries its arguments, so each stream has its own. */
+/* All kernels of one class and format. A kernel object carries its arguments, so each stream has
+ * its own. */
 typedef struct ocl_program {
     cl_program program;
     cl_kernel kernels[CF_STREAM_COUNT][OCL_KERNEL_COUNT];
@@ -164,13 +172,15 @@ typedef struct ocl_gpu {
     cl_context context;
     ocl_memory_model model;
     bool groups;         /* kernels in the shape for GPUs */
+    uint32_t tile_rows;  /* rows of activations of a tile: see kernels/product.cl */
     bool keeps_programs; /* on disk */
     uint32_t max_groups;
     uint64_t heap_limit;
     _Atomic uint64_t heap_used;
     ocl_stream streams[CF_STREAM_COUNT];
     pthread_mutex_t program_lock;
-    ocl_program programs[CF_FORMAT_PLAIN];
+    ocl_program programs[OCL_CLASS_COUNT][CF_FORMAT_COMPUTABLE];
+    cf_gpu_buf *vectors[CF_STREAM_COUNT]; /* those in blocks, decoded for the launch behind */
     atomic_int builds, loads; /* programs compiled, and taken from the disk (tests) */
     atomic_bool failed;
     pthread_mutex_t failure_lock;
@@ -224,7 +234,7 @@ int ocl_buf_import(cf_gpu *gpu, void *pages, uint64_t bytes, const char *name, c
 void ocl_buf_destroy(cf_gpu_buf *buf);
 
 /* ---- ocl_stream.c ---- */
-uint64_t ocl_batch_bytes(cf_stream id); /* for commands, taken at open */
+uint64_t ocl_stream_bytes(cf_stream id); /* taken at open: commands, and decoded vectors */
 int ocl_stream_init(ocl_gpu *g, cf_stream id, cf_err *err);
 void ocl_stream_finish(ocl_gpu *g, cf_stream id); /* waits; accepts a zeroed one */
 /* What a launch reads and writes, declared before it: where the host and the device do not see

@@ -51,7 +51,7 @@ int ocl_failed(ocl_gpu *g, cf_err *err)
 
 typedef struct probe {
     cl_device_id device;
-    cl_uint compute_units;
+    cl_uint compute_units, vector_floats; /* of the hardware's vectors */
     ocl_memory_model model;
     cf_gpu_info info;
 } probe;
@@ -110,13 +110,15 @@ static bool probe_device(probe *p, cl_device_id device)
     i->own_transfer = true;
     i->import_align = OCL_IMPORT_ALIGN;
     for (int s = 0; s < CF_STREAM_COUNT; s++)
-        i->overhead_bytes += ocl_batch_bytes((cf_stream)s);
+        i->overhead_bytes += ocl_stream_bytes((cf_stream)s);
     /* A software device states an arbitrary size; what bounds it is the memory of the host. */
     i->heap_bytes = i->cpu ? physical_ram_bytes()
                            : device_number(device, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
     i->max_alloc_bytes = cf_align_down(
         device_number(device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong)), OCL_IMPORT_ALIGN);
     p->compute_units = (cl_uint)device_number(device, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof(cl_uint));
+    p->vector_floats =
+        (cl_uint)device_number(device, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT, sizeof(cl_uint));
     return i->max_alloc_bytes > 0;
 }
 
@@ -172,6 +174,19 @@ static int ocl_list(cf_gpu_info *out, int max, cf_err *err)
 
 /* ---- open and close ---- */
 
+/* Rows of activations that a tile of products takes, by what a core's registers hold: DOT_R times
+ * as many sums (see kernels/product.cl). A GPU's groups have a tile of their own. */
+static uint32_t tile_rows(const probe *p)
+{
+    static const struct {
+        uint32_t floats_per_vector, rows;
+    } tiles[] = {{16, 6}, {0, 3}};
+    int i = 0;
+    while (p->vector_floats < tiles[i].floats_per_vector)
+        i++;
+    return tiles[i].rows;
+}
+
 /* Sub-devices are made once a process and never released: PoCL 3.1's threads may touch a device
  * after the last event, queue and context that hold it are gone for us (it crashed there). */
 static struct {
@@ -224,7 +239,6 @@ static void guise_put_on(ocl_gpu *g)
     if (ocl_test_guise == OCL_AS_IT_IS)
         return;
     g->groups = true;
-    g->keeps_programs = false;
     g->model = ocl_test_guise == OCL_AS_DISCRETE_GPU ? OCL_SEPARATE : OCL_SHARED;
     g->base.info.unified = g->model == OCL_SHARED;
 }
@@ -232,8 +246,13 @@ static void guise_put_on(ocl_gpu *g)
 static void ocl_close(cf_gpu *gpu)
 {
     ocl_gpu *g = ocl_of(gpu);
-    for (int i = 0; i < CF_STREAM_COUNT; i++)
+    for (int i = 0; i < CF_STREAM_COUNT; i++) {
+        if (g->streams[i].queue)
+            ocl_api.clFinish(g->streams[i].queue);
+        if (g->vectors[i])
+            ocl_buf_destroy(g->vectors[i]);
         ocl_stream_finish(g, (cf_stream)i);
+    }
     ocl_programs_finish(g);
     if (g->context)
         ocl_api.clReleaseContext(g->context);
@@ -271,6 +290,7 @@ static int ocl_open(cf_gpu **out, int index, const cf_gpu_options *options, cf_e
     threads_limit(g, p, options->threads);
     guise_put_on(g);
     g->compute_units = p->compute_units;
+    g->tile_rows = tile_rows(p);
     g->max_groups = g->groups ? GPU_MAX_GROUPS : p->compute_units * GROUPS_PER_THREAD;
     cl_int status = CL_SUCCESS;
     g->context = ocl_api.clCreateContext(NULL, 1, &g->device, NULL, NULL, &status);
@@ -281,6 +301,9 @@ static int ocl_open(cf_gpu **out, int index, const cf_gpu_options *options, cf_e
     }
     for (int i = 0; i < CF_STREAM_COUNT; i++)
         CF_TRY(ocl_stream_init(g, (cf_stream)i, err));
+    for (int i = 0; i < CF_STREAM_COUNT; i++)
+        CF_TRY(ocl_buf_create(&g->base, CF_BUF_DEVICE, OCL_VECTOR_FLOATS * 4, "decoded vectors",
+                              &g->vectors[i], err));
     *out = &g->base;
     return 0;
 fail:

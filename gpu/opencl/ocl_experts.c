@@ -38,115 +38,180 @@ void ocl_op_route(cf_gpu *gpu, cf_stream stream, const cf_op_route *op)
 }
 
 /* The weights of an expert that a launch reads; the absent ones have no buffer. */
-enum { GATE, UP, GATE_BIAS, UP_BIAS, WEIGHTS };
-
 typedef struct expert_weights {
-    const cf_weight *of[WEIGHTS];
-    int n;
+    const cf_weight *w[2], *bias[2];
+    uint32_t pair_begin, pair_count;
 } expert_weights;
 
-/* In mode FIRST up takes the place of gate. */
+/* Those that a pass of gate and up reads; in mode FIRST up takes the place of gate. */
 static expert_weights glu_weights(const cf_expert_work *e, uint32_t mode)
 {
-    if (mode == OCL_GLU_FIRST)
-        return (expert_weights){{&e->up, &e->up, &e->up_bias, &e->up_bias}, 4};
-    if (mode == OCL_GLU_SECOND)
-        return (expert_weights){{&e->gate, &e->gate, &e->gate_bias, &e->gate_bias}, 4};
-    return (expert_weights){{&e->gate, &e->up, &e->gate_bias, &e->up_bias}, 4};
+    static const cf_weight none;
+    expert_weights w = {{&e->gate, &none}, {&e->gate_bias, &none}, e->pair_begin, e->pair_count};
+    if (mode == OCL_GLU_FIRST) {
+        w.w[0] = &e->up;
+        w.bias[0] = &e->up_bias;
+    } else if (mode == OCL_GLU_BOTH) {
+        w.w[1] = &e->up;
+        w.bias[1] = &e->up_bias;
+    }
+    return w;
 }
 
 static expert_weights down_weights(const cf_expert_work *e)
 {
-    return (expert_weights){{&e->down, &e->down_bias}, 2};
+    static const cf_weight none;
+    return (expert_weights){
+        {&e->down, &none}, {&e->down_bias, &none}, e->pair_begin, e->pair_count};
 }
 
 static bool same_buffers(const expert_weights *a, const expert_weights *b)
 {
-    for (int i = 0; i < a->n; i++)
-        if (a->of[i]->span.buf != b->of[i]->span.buf)
+    for (int m = 0; m < 2; m++)
+        if (a->w[m]->span.buf != b->w[m]->span.buf || a->w[m]->scales.buf != b->w[m]->scales.buf ||
+            a->bias[m]->span.buf != b->bias[m]->span.buf)
             return false;
     return true;
+}
+
+/* Experts that one launch takes: those whose vectors, if in blocks, have room. */
+static uint32_t launch_limit(const expert_weights *e)
+{
+    uint64_t blocks = 0;
+    for (int m = 0; m < 2; m++)
+        if (e->bias[m]->span.buf && cf_formats[e->bias[m]->dtype].block_values > 1)
+            blocks += cf_align_up(e->bias[m]->cols, 4);
+    uint64_t most = blocks ? cf_max_u64(1, OCL_VECTOR_FLOATS / blocks) : OCL_EXPERTS_PER_LAUNCH;
+    return (uint32_t)cf_min_u64(most, OCL_EXPERTS_PER_LAUNCH);
 }
 
 /* The experts not yet `done` that share the buffers of the first of them, up to the most of a
  * launch; marks them and reads their weights. Returns how many. */
 static uint32_t experts_take(ocl_gpu *g, cf_stream stream, const expert_weights *experts,
-                             uint32_t n, bool *done, uint32_t *taken)
+                             uint32_t n, bool *done, const expert_weights **taken)
 {
     uint32_t count = 0;
-    for (uint32_t i = 0; i < n && count < OCL_EXPERTS_PER_LAUNCH; i++) {
-        if (done[i] || (count && !same_buffers(&experts[i], &experts[taken[0]])))
+    for (uint32_t i = 0; i < n && count < launch_limit(&experts[i]); i++) {
+        if (done[i] || (count && !same_buffers(&experts[i], taken[0])))
             continue;
         done[i] = true;
-        taken[count++] = i;
-        for (int w = 0; w < experts[i].n; w++)
-            reads_weight(g, stream, experts[i].of[w]);
+        taken[count++] = &experts[i];
+        for (int m = 0; m < 2; m++) {
+            reads_weight(g, stream, experts[i].w[m]);
+            reads_weight(g, stream, experts[i].bias[m]);
+        }
     }
     return count;
 }
 
-static void glu_launch(ocl_gpu *g, cf_stream stream, const cf_op_expert_glu *op, uint32_t mode,
-                       const expert_weights *experts, const uint32_t *taken, uint32_t count)
+/* Fills the jobs and what they share; bufs: those of the kernel `product`. */
+static void product_jobs(ocl_gpu *g, cf_stream stream, ocl_product_params *p,
+                         const expert_weights *const *taken, uint32_t count, cf_gpu_buf **bufs)
 {
-    const expert_weights *first = &experts[taken[0]];
-    const cf_weight *gate = first->of[GATE], *up = first->of[UP];
-    uint64_t row_bytes = cf_format_row_bytes(gate->dtype, op->hidden);
-    uint64_t both = mode == OCL_GLU_BOTH ? 2 : 1;
-    ocl_vector gate_bias = vector(first->of[GATE_BIAS]), up_bias = vector(first->of[UP_BIAS]);
-    ocl_expert_glu_params p = {.x = op->x.off,
-                               .pairs = op->pairs.off,
-                               .weights = op->weights.off,
-                               .h = op->h.off,
-                               .k = op->k,
-                               .hidden = op->hidden,
-                               .ffn = op->ffn,
-                               .tile_rows =
-                                   unit_rows(g, (uint64_t)count * op->ffn, both * row_bytes,
-                                             OCL_TILE_ROWS / (uint32_t)both),
-                               .mode = mode,
-                               .act = (uint32_t)op->act.act,
-                               .gate_step = matrix_step(gate),
-                               .up_step = matrix_step(up),
-                               .has_weights = op->weights.buf != NULL,
-                               .gate_bias_format = gate_bias.format,
-                               .gate_bias_step = gate_bias.step,
-                               .up_bias_format = up_bias.format,
-                               .up_bias_step = up_bias.step,
-                               .limit = op->act.limit,
-                               .alpha = op->act.alpha};
+    const expert_weights *first = taken[0];
+    bool up = first->w[1]->span.buf != NULL;
+    uint64_t room = 0;
+    product_shape(g, p, first->w[0], up ? first->w[1] : NULL, count);
+    p->by_table = 1;
     for (uint32_t i = 0; i < count; i++) {
-        const expert_weights *w = &experts[taken[i]];
-        const cf_expert_work *e = &op->experts[taken[i]];
-        p.experts[i] = (ocl_glu_expert){
-            weight_off(w->of[GATE]),   weight_off(w->of[UP]), vector(w->of[GATE_BIAS]).at,
-            vector(w->of[UP_BIAS]).at, e->pair_begin,         e->pair_count};
+        ocl_product_job *job = &p->jobs[i];
+        *job = (ocl_product_job){.begin = taken[i]->pair_begin, .count = taken[i]->pair_count};
+        for (int m = 0; m <= (int)up; m++) {
+            const cf_weight *w = taken[i]->w[m], *bias = taken[i]->bias[m];
+            vector_at at = vector_get(g, stream, bias, &room);
+            bool in_place = at.buf == bias->span.buf && at.buf;
+            job->w[m] = weight_place(w);
+            job->scales[m] = scales_place(w);
+            job->bias[m] = place_of(in_place ? bias->span.off : at.v.at);
+            p->bias[m] = in_place ? at.v.at - bias->span.off : 0;
+            p->bias_format[m] = at.v.format;
+            p->bias_step[m] = at.v.step;
+            bufs[m] = w->span.buf;
+            bufs[2 + m] = at.buf;
+            bufs[4 + m] = w->scales.buf;
+        }
     }
-    cf_gpu_buf *bufs[] = {gate->span.buf,
-                          up->span.buf,
-                          first->of[GATE_BIAS]->span.buf,
-                          first->of[UP_BIAS]->span.buf,
-                          op->x.buf,
-                          op->pairs.buf,
-                          op->weights.buf,
-                          op->h.buf};
-    if (gate->transposed) {
-        p.units = count * column_units(g, op->ffn);
-        LAUNCH(g, stream, expert_glu_t, gate->dtype, bufs, &p);
-    } else {
-        p.units = count * cf_ceil_div(op->ffn, p.tile_rows);
-        LAUNCH(g, stream, expert_glu, gate->dtype, bufs, &p);
+}
+
+static void glu_columns(ocl_gpu *g, cf_stream stream, const cf_op_expert_glu *op, uint32_t mode,
+                        const expert_weights *const *taken, uint32_t count)
+{
+    const cf_weight *gate = taken[0]->w[0];
+    uint64_t room = 0;
+    ocl_expert_glu_t_params p = {.units = count * column_units(g, op->ffn),
+                                 .x = op->x.off,
+                                 .pairs = op->pairs.off,
+                                 .weights = op->weights.off,
+                                 .h = op->h.off,
+                                 .k = op->k,
+                                 .hidden = op->hidden,
+                                 .ffn = op->ffn,
+                                 .mode = mode,
+                                 .act = (uint32_t)op->act.act,
+                                 .stride = matrix_stride(gate),
+                                 .step = row_step(gate),
+                                 .has_weights = op->weights.buf != NULL,
+                                 .x_q8 = op->x_q8,
+                                 .limit = op->act.limit,
+                                 .alpha = op->act.alpha};
+    cf_gpu_buf *bufs[] = {gate->span.buf,  NULL,     op->x.buf, op->pairs.buf,
+                          op->weights.buf, op->h.buf};
+    for (uint32_t i = 0; i < count; i++) {
+        vector_at bias = vector_get(g, stream, taken[i]->bias[0], &room);
+        p.experts[i] = (ocl_column_expert){weight_off(taken[i]->w[0]), bias.v.at,
+                                           taken[i]->pair_begin, taken[i]->pair_count};
+        p.bias_format = bias.v.format;
+        p.bias_step = bias.v.step;
+        bufs[1] = bias.buf;
     }
+    LAUNCH(g, stream, expert_glu_t, gate->dtype, bufs, &p);
+}
+
+static void glu_products(ocl_gpu *g, cf_stream stream, const cf_op_expert_glu *op, uint32_t mode,
+                         const expert_weights *const *taken, uint32_t count)
+{
+    ocl_product_params p = {.x = op->x.off,
+                            .y = op->h.off,
+                            .pairs = op->pairs.off,
+                            .weights = op->weights.off,
+                            .x_stride = op->hidden,
+                            .y_stride = op->ffn,
+                            .x_per_pair = op->k,
+                            .has_weights = op->weights.buf != NULL,
+                            .mode = mode,
+                            .act = (uint32_t)op->act.act,
+                            .x_q8 = op->x_q8,
+                            .scale = 1.0f,
+                            .limit = op->act.limit,
+                            .alpha = op->act.alpha};
+    cf_gpu_buf *bufs[] = {
+        NULL, NULL, NULL, NULL, NULL, NULL, op->x.buf, op->pairs.buf, op->weights.buf, op->h.buf};
+    product_jobs(g, stream, &p, taken, count, bufs);
+    LAUNCH(g, stream, product, taken[0]->w[0]->dtype, bufs, &p);
 }
 
 static void glu_pass(ocl_gpu *g, cf_stream stream, const cf_op_expert_glu *op, uint32_t mode)
 {
     bool done[CF_EXPERTS_PER_OP] = {false};
     expert_weights experts[CF_EXPERTS_PER_OP];
-    uint32_t taken[OCL_EXPERTS_PER_LAUNCH], count;
+    const expert_weights *taken[OCL_EXPERTS_PER_LAUNCH];
+    uint32_t count;
     for (uint32_t i = 0; i < op->n_experts; i++)
         experts[i] = glu_weights(&op->experts[i], mode);
     while ((count = experts_take(g, stream, experts, op->n_experts, done, taken)) > 0)
-        glu_launch(g, stream, op, mode, experts, taken, count);
+        if (taken[0]->w[0]->transposed)
+            glu_columns(g, stream, op, mode, taken, count);
+        else
+            glu_products(g, stream, op, mode, taken, count);
+}
+
+/* One pass over both: the same format, and outer scales of one form. */
+static bool go_together(const cf_weight *gate, const cf_weight *up)
+{
+    bool same_scales = gate->scale_rows == up->scale_rows;
+    if (gate->scale_rows && same_scales)
+        same_scales = gate->scale_cols == up->scale_cols && gate->scale_format == up->scale_format;
+    return gate->dtype == up->dtype && !gate->transposed && !up->transposed && same_scales;
 }
 
 /* Gate and up together where one kernel reads both; else up goes through h. */
@@ -161,7 +226,7 @@ void ocl_op_expert_glu(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *op
     ocl_reads(g, stream, op->weights);
     if (!up->span.buf) {
         glu_pass(g, stream, op, OCL_GLU_ALONE);
-    } else if (gate->dtype == up->dtype && !gate->transposed && !up->transposed) {
+    } else if (go_together(gate, up)) {
         glu_pass(g, stream, op, OCL_GLU_BOTH);
     } else {
         glu_pass(g, stream, op, OCL_GLU_FIRST);
@@ -175,37 +240,53 @@ void ocl_op_expert_glu(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *op
     }
 }
 
-static void down_launch(ocl_gpu *g, cf_stream stream, const cf_op_expert_down *op,
-                        const uint32_t *taken, uint32_t count)
+static void down_columns(ocl_gpu *g, cf_stream stream, const cf_op_expert_down *op,
+                         const expert_weights *const *taken, uint32_t count)
 {
-    const cf_weight *down = &op->experts[taken[0]].down, *bias = &op->experts[taken[0]].down_bias;
-    uint64_t row_bytes = cf_format_row_bytes(down->dtype, op->ffn);
-    ocl_expert_down_params p = {
-        .h = op->h.off,
-        .pairs = op->pairs.off,
-        .weights = op->weights.off,
-        .y = op->out.off,
-        .hidden = op->hidden,
-        .ffn = op->ffn,
-        .tile_rows = unit_rows(g, (uint64_t)count * op->hidden, row_bytes, OCL_TILE_ROWS),
-        .down_step = matrix_step(down),
-        .has_weights = op->weights.buf != NULL,
-        .bias_format = vector(bias).format,
-        .bias_step = vector(bias).step};
+    const cf_weight *down = taken[0]->w[0];
+    uint64_t room = 0;
+    ocl_expert_down_t_params p = {.units = count * column_units(g, op->hidden),
+                                  .h = op->h.off,
+                                  .pairs = op->pairs.off,
+                                  .weights = op->weights.off,
+                                  .y = op->out.off,
+                                  .hidden = op->hidden,
+                                  .ffn = op->ffn,
+                                  .stride = matrix_stride(down),
+                                  .step = row_step(down),
+                                  .has_weights = op->weights.buf != NULL,
+                                  .x_q8 = op->x_q8};
+    cf_gpu_buf *bufs[] = {down->span.buf,  NULL,       op->h.buf, op->pairs.buf,
+                          op->weights.buf, op->out.buf};
     for (uint32_t i = 0; i < count; i++) {
-        const cf_expert_work *e = &op->experts[taken[i]];
-        p.experts[i] = (ocl_down_expert){weight_off(&e->down), vector(&e->down_bias).at,
-                                         e->pair_begin, e->pair_count};
+        vector_at bias = vector_get(g, stream, taken[i]->bias[0], &room);
+        p.experts[i] = (ocl_column_expert){weight_off(taken[i]->w[0]), bias.v.at,
+                                           taken[i]->pair_begin, taken[i]->pair_count};
+        p.bias_format = bias.v.format;
+        p.bias_step = bias.v.step;
+        bufs[1] = bias.buf;
     }
-    cf_gpu_buf *bufs[] = {down->span.buf, bias->span.buf,  op->h.buf,
-                          op->pairs.buf,  op->weights.buf, op->out.buf};
-    if (down->transposed) {
-        p.units = count * column_units(g, op->hidden);
-        LAUNCH(g, stream, expert_down_t, down->dtype, bufs, &p);
-    } else {
-        p.units = count * cf_ceil_div(op->hidden, p.tile_rows);
-        LAUNCH(g, stream, expert_down, down->dtype, bufs, &p);
-    }
+    LAUNCH(g, stream, expert_down_t, down->dtype, bufs, &p);
+}
+
+static void down_products(ocl_gpu *g, cf_stream stream, const cf_op_expert_down *op,
+                          const expert_weights *const *taken, uint32_t count)
+{
+    ocl_product_params p = {.x = op->h.off,
+                            .y = op->out.off,
+                            .pairs = op->pairs.off,
+                            .weights = op->weights.off,
+                            .x_stride = op->ffn,
+                            .y_stride = op->hidden,
+                            .y_by_pair = 1,
+                            .has_weights = op->weights.buf != NULL,
+                            .mode = OCL_PRODUCT_DOWN,
+                            .x_q8 = op->x_q8,
+                            .scale = 1.0f};
+    cf_gpu_buf *bufs[] = {
+        NULL, NULL, NULL, NULL, NULL, NULL, op->h.buf, op->pairs.buf, op->weights.buf, op->out.buf};
+    product_jobs(g, stream, &p, taken, count, bufs);
+    LAUNCH(g, stream, product, taken[0]->w[0]->dtype, bufs, &p);
 }
 
 void ocl_op_expert_down(cf_gpu *gpu, cf_stream stream, const cf_op_expert_down *op)
@@ -213,14 +294,18 @@ void ocl_op_expert_down(cf_gpu *gpu, cf_stream stream, const cf_op_expert_down *
     ocl_gpu *g = ocl_of(gpu);
     bool done[CF_EXPERTS_PER_OP] = {false};
     expert_weights experts[CF_EXPERTS_PER_OP];
-    uint32_t taken[OCL_EXPERTS_PER_LAUNCH], count;
+    const expert_weights *taken[OCL_EXPERTS_PER_LAUNCH];
+    uint32_t count;
     for (uint32_t i = 0; i < op->n_experts; i++)
         experts[i] = down_weights(&op->experts[i]);
     ocl_reads(g, stream, op->h);
     ocl_reads(g, stream, op->pairs);
     ocl_reads(g, stream, op->weights);
     while ((count = experts_take(g, stream, experts, op->n_experts, done, taken)) > 0)
-        down_launch(g, stream, op, taken, count);
+        if (taken[0]->w[0]->transposed)
+            down_columns(g, stream, op, taken, count);
+        else
+            down_products(g, stream, op, taken, count);
     ocl_writes_after(g, stream, op->out);
 }
 

@@ -4,7 +4,9 @@
  * Determinism: how the work is shared out changes which item computes a result, never its bits. */
 #include "gpu/opencl/ocl_ops.h"
 
-_Static_assert(OCL_F32 == CF_F32 && OCL_F16 == CF_F16 && OCL_BF16 == CF_BF16, "one numbering");
+_Static_assert(OCL_F32 == CF_F32 && OCL_F16 == CF_F16 && OCL_BF16 == CF_BF16 &&
+                   OCL_F8_E4M3 == CF_F8_E4M3 && OCL_F8_E8M0 == CF_F8_E8M0,
+               "one numbering");
 _Static_assert(OCL_ACT_GELU_TANH == CF_ACT_GELU_TANH && OCL_ACT_RELU == CF_ACT_RELU &&
                    OCL_ACT_SWIGLU_CLAMPED == CF_ACT_SWIGLU_CLAMPED,
                "one numbering");
@@ -12,69 +14,172 @@ _Static_assert(OCL_MAP_CLAMP == CF_MAP_CLAMP && OCL_MAP_SOFTCAP == CF_MAP_SOFTCA
                    OCL_MAP_MUL_SIGMOID == CF_MAP_MUL_SIGMOID,
                "one numbering");
 
+/* ---- weights ---- */
+
+vector_at vector_get(ocl_gpu *g, cf_stream stream, const cf_weight *w, uint64_t *room)
+{
+    if (!w->span.buf)
+        return (vector_at){.v = {.format = OCL_NO_VECTOR}};
+    if (cf_formats[w->dtype].block_values == 1)
+        return (vector_at){
+            {weight_off(w), (uint32_t)w->dtype, w->transposed ? matrix_stride(w) : 1}, w->span.buf};
+    uint64_t at = *room;
+    *room += cf_align_up(w->cols, 4);
+    if (*room > OCL_VECTOR_FLOATS) {
+        cf_err cause = {0};
+        CF_FAIL(&cause, CF_ELIMIT,
+                "vectors of %llu values in blocks in one op, at most %u are taken",
+                (unsigned long long)*room, OCL_VECTOR_FLOATS);
+        ocl_fail(g, &cause);
+        return (vector_at){.v = {.format = OCL_NO_VECTOR}};
+    }
+    ocl_get_rows_params p = {
+        .units = 1, .table = weight_off(w), .y = at * 4, .cols = w->cols, .scale = 1.0f};
+    cf_gpu_buf *bufs[] = {w->span.buf, NULL, g->vectors[stream]};
+    LAUNCH(g, stream, get_rows, w->dtype, bufs, &p);
+    return (vector_at){{at * 4, OCL_F32, 1}, g->vectors[stream]};
+}
+
+void product_shape(const ocl_gpu *g, ocl_product_params *p, const cf_weight *w, const cf_weight *up,
+                   uint32_t jobs)
+{
+    uint64_t row_bytes = cf_format_row_bytes(w->dtype, w->cols);
+    p->both = up != NULL;
+    uint64_t outputs = (uint64_t)w->rows << p->both;
+    uint64_t share = jobs * outputs / g->max_groups;
+    p->unit_rows = g->groups
+                       ? OCL_TILE_ROWS
+                       : (uint32_t)cf_align_up(cf_max_u64(1, cf_min_u64(OCL_PANEL_OUTPUTS, share)),
+                                               OCL_TILE_ROWS);
+    p->units = jobs * cf_ceil_div(outputs, p->unit_rows);
+    p->rows = w->rows;
+    p->cols = w->cols;
+    for (int m = 0; m <= (int)p->both; m++) {
+        const cf_weight *one = m ? up : w;
+        p->w[m] = one->row_first * row_bytes;
+        p->w_step[m] = row_step(one);
+        p->row_first[m] = one->row_first;
+    }
+    p->scale_rows = w->scale_rows;
+    p->scale_cols = w->scale_cols;
+    p->scale_format = (uint32_t)w->scale_format;
+}
+
 /* ---- matrices ---- */
+
+static void linear_transposed(ocl_gpu *g, cf_stream stream, const cf_op_linear *op)
+{
+    uint64_t room = 0;
+    vector_at bias = vector_get(g, stream, &op->bias, &room);
+    ocl_linear_t_params p = {.units = column_units(g, op->w.rows),
+                             .w = weight_off(&op->w),
+                             .x = op->x.off,
+                             .y = op->y.off,
+                             .bias = bias.v,
+                             .stride = matrix_stride(&op->w),
+                             .step = row_step(&op->w),
+                             .rows = op->w.rows,
+                             .cols = op->w.cols,
+                             .n_rows = op->n_rows,
+                             .x_stride = op->x_stride,
+                             .y_stride = op->y_stride,
+                             .accumulate = op->accumulate,
+                             .x_q8 = op->x_q8,
+                             .scale = op->scale};
+    cf_gpu_buf *bufs[] = {op->w.span.buf, bias.buf, op->x.buf, op->y.buf};
+    LAUNCH(g, stream, linear_t, op->w.dtype, bufs, &p);
+}
+
+static void linear_plain(ocl_gpu *g, cf_stream stream, const cf_op_linear *op)
+{
+    uint64_t room = 0;
+    vector_at bias = vector_get(g, stream, &op->bias, &room);
+    ocl_product_params p = {.bias = {bias.v.at},
+                            .x = op->x.off,
+                            .y = op->y.off,
+                            .x_stride = op->x_stride,
+                            .y_stride = op->y_stride,
+                            .mode = OCL_PRODUCT_PLAIN,
+                            .accumulate = op->accumulate,
+                            .x_q8 = op->x_q8,
+                            .bias_format = {bias.v.format},
+                            .bias_step = {bias.v.step},
+                            .scale = op->scale};
+    product_shape(g, &p, &op->w, NULL, 1);
+    p.jobs[0] = (ocl_product_job){
+        .w = {weight_place(&op->w)}, .scales = {scales_place(&op->w)}, .count = op->n_rows};
+    cf_gpu_buf *bufs[] = {op->w.span.buf, NULL,      bias.buf, NULL, op->w.scales.buf,
+                          NULL,           op->x.buf, NULL,     NULL, op->y.buf};
+    LAUNCH(g, stream, product, op->w.dtype, bufs, &p);
+}
 
 void ocl_op_linear(cf_gpu *gpu, cf_stream stream, const cf_op_linear *op)
 {
     ocl_gpu *g = ocl_of(gpu);
-    uint64_t row_bytes = cf_format_row_bytes(op->w.dtype, op->w.cols);
-    ocl_linear_params p = {.w = weight_off(&op->w),
-                           .x = op->x.off,
-                           .y = op->y.off,
-                           .bias = vector(&op->bias),
-                           .w_step = matrix_step(&op->w),
-                           .rows = op->w.rows,
-                           .cols = op->w.cols,
-                           .n_rows = op->n_rows,
-                           .x_stride = op->x_stride,
-                           .y_stride = op->y_stride,
-                           .accumulate = op->accumulate,
-                           .tile_rows = unit_rows(g, op->w.rows, row_bytes, OCL_TILE_ROWS),
-                           .scale = op->scale};
-    cf_gpu_buf *bufs[] = {op->w.span.buf, op->bias.span.buf, op->x.buf, op->y.buf};
     reads_weight(g, stream, &op->w);
     reads_weight(g, stream, &op->bias);
     ocl_reads(g, stream, op->x);
     if (op->accumulate)
         ocl_reads(g, stream, op->y);
-    if (op->w.transposed) {
-        p.units = column_units(g, op->w.rows);
-        LAUNCH(g, stream, linear_t, op->w.dtype, bufs, &p);
-    } else {
-        p.units = cf_ceil_div(op->w.rows, p.tile_rows);
-        LAUNCH(g, stream, linear, op->w.dtype, bufs, &p);
-    }
+    if (op->w.transposed)
+        linear_transposed(g, stream, op);
+    else
+        linear_plain(g, stream, op);
     ocl_writes_after(g, stream, op->y);
+}
+
+static void heads_transposed(ocl_gpu *g, cf_stream stream, const cf_op_head_linear *op)
+{
+    ocl_head_linear_t_params p = {.units = op->n_heads * column_units(g, op->w.cols),
+                                  .w = op->w.span.off,
+                                  .x = op->x.off,
+                                  .y = op->y.off,
+                                  .cols = op->w.cols,
+                                  .n_rows = op->n_rows,
+                                  .head_rows = op->head_rows,
+                                  .row_off = op->row_off,
+                                  .n_sub = op->n_sub,
+                                  .x_stride = op->x_stride,
+                                  .x_head_stride = op->x_head_stride,
+                                  .y_stride = op->y_stride,
+                                  .y_head_stride = op->y_head_stride};
+    cf_gpu_buf *bufs[] = {op->w.span.buf, op->x.buf, op->y.buf};
+    LAUNCH(g, stream, head_linear_t, op->w.dtype, bufs, &p);
+}
+
+/* A job for each head, at even distances. */
+static void heads_plain(ocl_gpu *g, cf_stream stream, const cf_op_head_linear *op)
+{
+    uint64_t row_bytes = cf_format_row_bytes(op->w.dtype, op->w.cols);
+    cf_weight head = op->w;
+    head.rows = op->n_sub;
+    ocl_product_params p = {.x = op->x.off,
+                            .y = op->y.off,
+                            .w_job = op->head_rows * row_bytes,
+                            .x_job = op->x_head_stride,
+                            .y_job = op->y_head_stride,
+                            .x_stride = op->x_stride,
+                            .y_stride = op->y_stride,
+                            .mode = OCL_PRODUCT_PLAIN,
+                            .bias_format = {OCL_NO_VECTOR},
+                            .scale = 1.0f};
+    product_shape(g, &p, &head, NULL, op->n_heads);
+    p.w[0] += op->row_off * row_bytes;
+    p.jobs[0] = (ocl_product_job){.w = {weight_place(&op->w)}, .count = op->n_rows};
+    cf_gpu_buf *bufs[] = {op->w.span.buf, NULL,      NULL, NULL, NULL,
+                          NULL,           op->x.buf, NULL, NULL, op->y.buf};
+    LAUNCH(g, stream, product, op->w.dtype, bufs, &p);
 }
 
 void ocl_op_head_linear(cf_gpu *gpu, cf_stream stream, const cf_op_head_linear *op)
 {
     ocl_gpu *g = ocl_of(gpu);
-    uint64_t row_bytes = cf_format_row_bytes(op->w.dtype, op->w.cols);
-    uint64_t outputs = (uint64_t)op->n_heads * op->n_sub;
-    ocl_head_linear_params p = {.w = op->w.span.off,
-                                .x = op->x.off,
-                                .y = op->y.off,
-                                .cols = op->w.cols,
-                                .n_rows = op->n_rows,
-                                .head_rows = op->head_rows,
-                                .row_off = op->row_off,
-                                .n_sub = op->n_sub,
-                                .tile_rows = unit_rows(g, outputs, row_bytes, OCL_TILE_ROWS),
-                                .x_stride = op->x_stride,
-                                .x_head_stride = op->x_head_stride,
-                                .y_stride = op->y_stride,
-                                .y_head_stride = op->y_head_stride};
-    cf_gpu_buf *bufs[] = {op->w.span.buf, op->x.buf, op->y.buf};
     reads_weight(g, stream, &op->w);
     ocl_reads(g, stream, op->x);
-    if (op->transposed) {
-        p.units = op->n_heads * column_units(g, op->w.cols);
-        LAUNCH(g, stream, head_linear_t, op->w.dtype, bufs, &p);
-    } else {
-        p.units = op->n_heads * cf_ceil_div(op->n_sub, p.tile_rows);
-        LAUNCH(g, stream, head_linear, op->w.dtype, bufs, &p);
-    }
+    if (op->transposed)
+        heads_transposed(g, stream, op);
+    else
+        heads_plain(g, stream, op);
     ocl_writes_after(g, stream, op->y);
 }
 
@@ -101,11 +206,16 @@ void ocl_op_get_rows(cf_gpu *gpu, cf_stream stream, const cf_op_get_rows *op)
 void ocl_op_norm(cf_gpu *gpu, cf_stream stream, const cf_op_norm *op)
 {
     ocl_gpu *g = ocl_of(gpu);
+    uint64_t room = 0;
+    reads_weight(g, stream, &op->w);
+    reads_weight(g, stream, &op->bias);
+    vector_at w = vector_get(g, stream, &op->w, &room);
+    vector_at bias = vector_get(g, stream, &op->bias, &room);
     ocl_norm_params p = {.units = (uint64_t)op->n_rows * op->n_heads,
                          .x = op->x.off,
                          .y = op->y.off,
-                         .w = vector(&op->w),
-                         .bias = vector(&op->bias),
+                         .w = w.v,
+                         .bias = bias.v,
                          .n_heads = op->n_heads,
                          .width = op->width,
                          .x_stride = op->x_stride,
@@ -118,9 +228,7 @@ void ocl_op_norm(cf_gpu *gpu, cf_stream stream, const cf_op_norm *op)
                          .eps = op->eps,
                          .scale = op->scale,
                          .offset = op->unit_offset ? 1.0f : 0.0f};
-    cf_gpu_buf *bufs[] = {op->w.span.buf, op->bias.span.buf, op->x.buf, op->y.buf};
-    reads_weight(g, stream, &op->w);
-    reads_weight(g, stream, &op->bias);
+    cf_gpu_buf *bufs[] = {w.buf, bias.buf, op->x.buf, op->y.buf};
     ocl_reads(g, stream, op->x);
     LAUNCH(g, stream, norm, CF_F32, bufs, &p);
     ocl_writes_after(g, stream, op->y);
@@ -191,6 +299,9 @@ void ocl_op_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
 {
     ocl_gpu *g = ocl_of(gpu);
     uint64_t groups = cf_ceil_div(op->n_heads / op->n_kv_heads, OCL_TILE_HEADS);
+    uint64_t room = 0;
+    reads_weight(g, stream, &op->sinks);
+    vector_at sinks = vector_get(g, stream, &op->sinks, &room);
     ocl_attn_params p = {.units = op->n_rows * groups * op->n_kv_heads,
                          .q = op->q.off,
                          .k = op->k.off,
@@ -199,7 +310,7 @@ void ocl_op_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
                          .y = op->y.off,
                          .sharpness = op->sharpness.off,
                          .has_sharpness = op->sharpness.buf != NULL,
-                         .sinks = vector(&op->sinks),
+                         .sinks = sinks.v,
                          .n_heads = op->n_heads,
                          .n_kv_heads = op->n_kv_heads,
                          .d_k = op->d_k,
@@ -210,11 +321,10 @@ void ocl_op_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
                          .scale = op->scale,
                          .cap = op->cap};
     const cf_span in[] = {op->q, op->k, op->v, op->rows, op->sharpness};
-    cf_gpu_buf *bufs[] = {op->q.buf,          op->k.buf,         op->v.buf, op->rows.buf,
-                          op->sinks.span.buf, op->sharpness.buf, op->y.buf};
+    cf_gpu_buf *bufs[] = {op->q.buf, op->k.buf,         op->v.buf, op->rows.buf,
+                          sinks.buf, op->sharpness.buf, op->y.buf};
     for (size_t i = 0; i < sizeof in / sizeof *in; i++)
         ocl_reads(g, stream, in[i]);
-    reads_weight(g, stream, &op->sinks);
     LAUNCH(g, stream, attn, op->kv_dtype, bufs, &p);
     ocl_writes_after(g, stream, op->y);
 }

@@ -10,11 +10,15 @@
     ocl_launch((g), (stream), OCL_KERNEL_##kernel, (format), (bufs),                               \
                (const ocl_params *)(const void *)(params), sizeof *(params))
 
-/* From output to output, in stored rows; or transposed: from column to column, in elements. */
-static inline uint32_t matrix_step(const cf_weight *w)
+/* Of a transposed matrix: elements from column to column. */
+static inline uint32_t matrix_stride(const cf_weight *w)
 {
-    if (w->transposed)
-        return w->stride ? w->stride : w->rows;
+    return w->stride ? w->stride : w->rows;
+}
+
+/* From output to output, in stored rows; transposed: in elements. */
+static inline uint32_t row_step(const cf_weight *w)
+{
     return w->row_step ? w->row_step : 1;
 }
 
@@ -25,37 +29,50 @@ static inline uint64_t weight_off(const cf_weight *w)
     return w->span.off + w->row_first * cf_format_row_bytes(w->dtype, unit);
 }
 
-static inline ocl_vector vector(const cf_weight *w)
+/* An offset in the units of a job's table. */
+static inline uint32_t place_of(uint64_t off)
 {
-    if (!w->span.buf)
-        return (ocl_vector){.format = OCL_NO_VECTOR};
-    return (ocl_vector){weight_off(w), (uint32_t)w->dtype, w->transposed ? matrix_step(w) : 1};
+    cf_assert(off % 16 == 0 && off / 16 <= UINT32_MAX);
+    return (uint32_t)(off / 16);
 }
 
-/* From its first to its last byte; none is fine. */
+static inline uint32_t weight_place(const cf_weight *w)
+{
+    return place_of(w->span.off);
+}
+
+static inline uint32_t scales_place(const cf_weight *w)
+{
+    return w->scale_rows ? place_of(w->scales.off) : 0;
+}
+
+/* A bias, gain or sink for a launch: in formats of elements where it is, in blocks decoded ahead of
+ * it. `room`: floats so taken by this launch, 0 at first. */
+typedef struct vector_at {
+    ocl_vector v;
+    cf_gpu_buf *buf;
+} vector_at;
+vector_at vector_get(ocl_gpu *g, cf_stream stream, const cf_weight *w, uint64_t *room);
+
+/* Shape, layout, outer scales and units of the products of `jobs` matrices like w (and, beside
+ * each, one like up, or NULL). */
+void product_shape(const ocl_gpu *g, ocl_product_params *p, const cf_weight *w, const cf_weight *up,
+                   uint32_t jobs);
+
+/* From its first to its last byte, outer scales as well; none is fine. */
 static inline void reads_weight(ocl_gpu *g, cf_stream stream, const cf_weight *w)
 {
-    uint64_t unit = w->transposed ? 1 : w->cols;
-    uint64_t last = w->transposed ? (uint64_t)(w->cols - 1) * matrix_step(w) + w->rows
-                                  : (uint64_t)(w->rows - 1) * matrix_step(w) + 1;
-    if (w->span.buf)
-        ocl_reads(g, stream,
-                  cf_span_sub(w->span, weight_off(w) - w->span.off,
-                              last * cf_format_row_bytes(w->dtype, unit)));
-}
-
-/* Of a core's cache, for the weight rows that one item takes all activation rows through. */
-enum { UNIT_WEIGHT_BYTES = 256 * 1024 };
-
-/* Weight rows of a unit, a multiple of `step`: one tile on a GPU; on a CPU what stays in a cache
- * while the activations pass, but few enough that all threads get some of `outputs`. */
-static inline uint32_t unit_rows(const ocl_gpu *g, uint64_t outputs, uint64_t row_bytes,
-                                 uint32_t step)
-{
-    if (g->groups)
-        return step;
-    uint64_t fit = UNIT_WEIGHT_BYTES / row_bytes, share = outputs / g->max_groups;
-    return (uint32_t)cf_align_up(cf_max_u64(1, cf_min_u64(fit, share)), step);
+    if (!w->span.buf)
+        return;
+    uint64_t unit = w->transposed ? 1 : w->cols, rows = w->rows - 1;
+    uint64_t last = w->transposed
+                        ? (uint64_t)(w->cols - 1) * matrix_stride(w) + rows * row_step(w) + 1
+                        : rows * row_step(w) + 1;
+    ocl_reads(g, stream,
+              cf_span_sub(w->span, weight_off(w) - w->span.off,
+                          last * cf_format_row_bytes(w->dtype, unit)));
+    if (w->scale_rows)
+        ocl_reads(g, stream, w->scales);
 }
 
 /* Units that n columns of kernels/columns.cl make. */

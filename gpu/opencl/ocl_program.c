@@ -1,4 +1,4 @@
-/* Programs: all kernels of one format, built on first use and kept on disk.
+/* Programs: the kernels of one class for one format, built on first use and kept on disk.
  *
  * The first build on a machine takes seconds. After it every kernel runs once, over no work:
  * drivers that compile for a work-group size at the first launch (PoCL) have the result in the
@@ -29,11 +29,11 @@ static const char vector_cl[] =
 static const char act_cl[] =
 #include "gpu/opencl/kernels/act.cl.inc"
     ;
-static const char columns_cl[] =
-#include "gpu/opencl/kernels/columns.cl.inc"
+static const char codes_cl[] =
+#include "gpu/opencl/kernels/codes.cl.inc"
     ;
-static const char norm_cl[] =
-#include "gpu/opencl/kernels/norm.cl.inc"
+static const char grids_cl[] =
+#include "gpu/opencl/kernels/grids.cl.inc"
     ;
 static const char format_f32_cl[] =
 #include "gpu/opencl/kernels/format_f32.cl.inc"
@@ -44,29 +44,50 @@ static const char format_f16_cl[] =
 static const char format_bf16_cl[] =
 #include "gpu/opencl/kernels/format_bf16.cl.inc"
     ;
+static const char formats_small_cl[] =
+#include "gpu/opencl/kernels/formats_small.cl.inc"
+    ;
+static const char formats_32_cl[] =
+#include "gpu/opencl/kernels/formats_32.cl.inc"
+    ;
+static const char formats_k_cl[] =
+#include "gpu/opencl/kernels/formats_k.cl.inc"
+    ;
+static const char formats_iq_cl[] =
+#include "gpu/opencl/kernels/formats_iq.cl.inc"
+    ;
 static const char dot_cl[] =
 #include "gpu/opencl/kernels/dot.cl.inc"
     ;
-static const char linear_cl[] =
-#include "gpu/opencl/kernels/linear.cl.inc"
+static const char product_cl[] =
+#include "gpu/opencl/kernels/product.cl.inc"
     ;
-static const char head_linear_cl[] =
-#include "gpu/opencl/kernels/head_linear.cl.inc"
+static const char columns_cl[] =
+#include "gpu/opencl/kernels/columns.cl.inc"
+    ;
+static const char linear_t_cl[] =
+#include "gpu/opencl/kernels/linear_t.cl.inc"
+    ;
+static const char experts_t_cl[] =
+#include "gpu/opencl/kernels/experts_t.cl.inc"
     ;
 static const char head_linear_t_cl[] =
 #include "gpu/opencl/kernels/head_linear_t.cl.inc"
     ;
-static const char experts_cl[] =
-#include "gpu/opencl/kernels/experts.cl.inc"
-    ;
 static const char rows_cl[] =
 #include "gpu/opencl/kernels/rows.cl.inc"
+    ;
+static const char tile_cl[] =
+#include "gpu/opencl/kernels/tile.cl.inc"
     ;
 static const char kv_cl[] =
 #include "gpu/opencl/kernels/kv.cl.inc"
     ;
 static const char elementwise_cl[] =
 #include "gpu/opencl/kernels/elementwise.cl.inc"
+    ;
+static const char norm_cl[] =
+#include "gpu/opencl/kernels/norm.cl.inc"
     ;
 static const char route_cl[] =
 #include "gpu/opencl/kernels/route.cl.inc"
@@ -75,13 +96,60 @@ static const char state_cl[] =
 #include "gpu/opencl/kernels/state.cl.inc"
     ;
 
+/* How a format is decoded: up to three sources ahead of dot.cl. */
+#define ELEMENTS(source)                                                                           \
+    {                                                                                              \
+        source                                                                                     \
+    }
+#define BLOCKS(source)                                                                             \
+    {                                                                                              \
+        codes_cl, source                                                                           \
+    }
+#define CODEBOOK                                                                                   \
+    {                                                                                              \
+        codes_cl, grids_cl, formats_iq_cl                                                          \
+    }
+static const char *const formats[CF_FORMAT_COMPUTABLE][3] = {
+    [CF_F32] = ELEMENTS(format_f32_cl),
+    [CF_F16] = ELEMENTS(format_f16_cl),
+    [CF_BF16] = ELEMENTS(format_bf16_cl),
+    [CF_F8_E4M3] = BLOCKS(formats_small_cl),
+    [CF_F4_E2M1] = BLOCKS(formats_small_cl),
+    [CF_I4] = BLOCKS(formats_small_cl),
+    [CF_Q4_0] = BLOCKS(formats_32_cl),
+    [CF_Q4_1] = BLOCKS(formats_32_cl),
+    [CF_Q5_0] = BLOCKS(formats_32_cl),
+    [CF_Q5_1] = BLOCKS(formats_32_cl),
+    [CF_Q8_0] = BLOCKS(formats_32_cl),
+    [CF_IQ4_NL] = BLOCKS(formats_32_cl),
+    [CF_MXFP4] = BLOCKS(formats_32_cl),
+    [CF_NVFP4] = BLOCKS(formats_32_cl),
+    [CF_Q2_K] = BLOCKS(formats_k_cl),
+    [CF_Q3_K] = BLOCKS(formats_k_cl),
+    [CF_Q4_K] = BLOCKS(formats_k_cl),
+    [CF_Q5_K] = BLOCKS(formats_k_cl),
+    [CF_Q6_K] = BLOCKS(formats_k_cl),
+    [CF_IQ4_XS] = BLOCKS(formats_k_cl),
+    [CF_IQ1_S] = CODEBOOK,
+    [CF_IQ1_M] = CODEBOOK,
+    [CF_IQ2_XXS] = CODEBOOK,
+    [CF_IQ2_XS] = CODEBOOK,
+    [CF_IQ2_S] = CODEBOOK,
+    [CF_IQ3_XXS] = CODEBOOK,
+    [CF_IQ3_S] = CODEBOOK,
+};
+
+/* What the kernels of a class are made of, behind the format, and their options. */
 static const struct {
-    const char *source, *options;
-    bool kv, plain;
-} formats[CF_FORMAT_PLAIN] = {
-    [CF_F32] = {format_f32_cl, "", true, true},
-    [CF_F16] = {format_f16_cl, " -DKV_F16", true, false},
-    [CF_BF16] = {format_bf16_cl, "", false, false},
+    const char *sources[5], *options;
+    bool decodes; /* weights of a format */
+} classes[OCL_CLASS_COUNT] = {
+    [OCL_PRODUCT] = {{dot_cl, product_cl}, "", true},
+    [OCL_COLUMNS] = {{dot_cl, columns_cl, linear_t_cl, experts_t_cl}, "", true},
+    [OCL_HEADS] = {{dot_cl, columns_cl, head_linear_t_cl}, " -DSMALL_BLOCKS", true},
+    [OCL_ROWS] = {{dot_cl, rows_cl}, " -DSMALL_BLOCKS", true},
+    [OCL_KV] = {{dot_cl, tile_cl, kv_cl}, "", true},
+    [OCL_PLAIN] = {{elementwise_cl, norm_cl, route_cl, state_cl}, "", false},
 };
 
 static const struct {
@@ -98,13 +166,16 @@ static const struct {
 enum { MAX_SOURCES = 20, KEY_SIZE = 1024, LOG_SIZE = 4096, DUMMY_BYTES = 4096, PATH_SIZE = 4096 };
 
 /* All arguments of a launch: what every device takes. */
-_Static_assert(sizeof(ocl_expert_glu_params) + OCL_MAX_BUFS * sizeof(cl_mem) <= 1024, "arguments");
+_Static_assert(sizeof(ocl_product_params) + OCL_MAX_BUFS * sizeof(cl_mem) <= 1024, "arguments");
+_Static_assert(sizeof(ocl_product_params) >= sizeof(ocl_expert_glu_t_params) &&
+                   sizeof(ocl_product_params) >= sizeof(ocl_expert_down_t_params),
+               "the largest parameters");
 
 /* What a program is made of. */
 typedef struct recipe {
     const char *sources[MAX_SOURCES];
     cl_uint n_sources;
-    char options[128], key[KEY_SIZE];
+    char options[256], key[KEY_SIZE];
 } recipe;
 
 int ocl_kernel_bufs(ocl_kernel kernel)
@@ -115,57 +186,58 @@ int ocl_kernel_bufs(ocl_kernel kernel)
 bool ocl_supports(const cf_gpu *gpu, cf_format format)
 {
     (void)gpu;
-    return (unsigned)format < CF_FORMAT_PLAIN;
+    return cf_format_computable(format);
 }
 
-static bool kernel_in(ocl_kernel kernel, cf_format format)
+/* A kernel of this class has a variant for the format. */
+static bool class_has(ocl_kernel_class class, cf_format format)
 {
-    switch (kernels[kernel].class) {
-    case OCL_WEIGHT:
+    switch (class) {
+    case OCL_PRODUCT:
+    case OCL_HEADS:
+    case OCL_ROWS:
         return true;
+    case OCL_COLUMNS:
+        return cf_formats[format].block_values == 1;
     case OCL_KV:
-        return formats[format].kv;
+        return format == CF_F32 || format == CF_F16;
     case OCL_PLAIN:
-        return formats[format].plain;
+    case OCL_CLASS_COUNT:
+        break;
     }
-    return false;
+    return format == CF_F32;
 }
 
-static void recipe_make(recipe *r, const ocl_gpu *g, cf_format format)
+static void source_add(recipe *r, const char *source, XXH64_hash_t *hash)
 {
-    const char *all[] = {params_h,
-                         common_cl,
-                         vector_cl,
-                         act_cl,
-                         formats[format].source,
-                         dot_cl,
-                         columns_cl,
-                         linear_cl,
-                         head_linear_cl,
-                         head_linear_t_cl,
-                         experts_cl,
-                         rows_cl,
-                         formats[format].kv ? kv_cl : NULL,
-                         formats[format].plain ? elementwise_cl : NULL,
-                         formats[format].plain ? norm_cl : NULL,
-                         formats[format].plain ? route_cl : NULL,
-                         formats[format].plain ? state_cl : NULL};
+    if (!source)
+        return;
+    *hash = XXH3_64bits_withSeed(source, strlen(source), *hash);
+    r->sources[r->n_sources++] = source;
+}
+
+static void recipe_make(recipe *r, const ocl_gpu *g, ocl_kernel_class class, cf_format format)
+{
+    const char *shared[] = {params_h, common_cl, vector_cl, act_cl};
     XXH64_hash_t hash = 0;
     r->n_sources = 0;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        if (!all[i])
-            continue;
-        hash = XXH3_64bits_withSeed(all[i], strlen(all[i]), hash);
-        r->sources[r->n_sources++] = all[i];
-    }
-    snprintf(r->options, sizeof r->options, "-cl-std=CL1.2 -DWG=%u%s", ocl_group_size(g),
-             formats[format].options);
+    for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)
+        source_add(r, shared[i], &hash);
+    for (size_t i = 0; i < 3 && classes[class].decodes; i++)
+        source_add(r, formats[format][i], &hash);
+    for (size_t i = 0; i < sizeof classes->sources / sizeof *classes->sources; i++)
+        source_add(r, classes[class].sources[i], &hash);
+    snprintf(r->options, sizeof r->options,
+             "-cl-std=CL1.2 -DWG=%u -DTILE_T=%u -DFORMAT_%s -DW_VALUES=%u -DW_BYTES=%u%s",
+             ocl_group_size(g), g->tile_rows, cf_format_name(format),
+             (unsigned)cf_formats[format].block_values, (unsigned)cf_formats[format].block_bytes,
+             classes[class].options);
     char name[256], driver[128], version[256];
     ocl_device_text(g->device, CL_DEVICE_NAME, name, sizeof name);
     ocl_device_text(g->device, CL_DRIVER_VERSION, driver, sizeof driver);
     ocl_device_text(g->device, CL_DEVICE_VERSION, version, sizeof version);
-    snprintf(r->key, sizeof r->key, "%s|%s|%s|%016llx|%s", name, version, driver,
-             (unsigned long long)hash, r->options);
+    snprintf(r->key, sizeof r->key, "%s|%s|%s|%016llx|%d|%s", name, version, driver,
+             (unsigned long long)hash, (int)class, r->options);
 }
 
 /* ---- building ---- */
@@ -253,7 +325,7 @@ static int program_warm(ocl_gpu *g, cl_kernel *objects, cf_err *err)
     int rc = 0;
     cl_int status = CL_SUCCESS;
     cl_command_queue queue = NULL;
-    static const uint8_t no_work[sizeof(ocl_expert_glu_params)]; /* the largest */
+    static const uint8_t no_work[sizeof(ocl_product_params)]; /* the largest */
     size_t local = ocl_group_size(g);
     cl_mem dummy =
         ocl_api.clCreateBuffer(g->context, CL_MEM_READ_WRITE, DUMMY_BYTES, NULL, &status);
@@ -294,12 +366,12 @@ static void program_drop(ocl_program *p)
     *p = (ocl_program){0};
 }
 
-static int kernels_create(ocl_program *p, cf_format format, cf_err *err)
+static int kernels_create(ocl_program *p, ocl_kernel_class class, cf_format format, cf_err *err)
 {
     for (int s = 0; s < CF_STREAM_COUNT; s++)
         for (int k = 0; k < OCL_KERNEL_COUNT; k++) {
             cl_int status = CL_SUCCESS;
-            if (!kernel_in((ocl_kernel)k, format))
+            if (kernels[k].class != class)
                 continue;
             p->kernels[s][k] = ocl_api.clCreateKernel(p->program, kernels[k].name, &status);
             if (status != CL_SUCCESS)
@@ -310,21 +382,21 @@ static int kernels_create(ocl_program *p, cf_format format, cf_err *err)
 }
 
 /* Under program_lock. */
-static int program_make(ocl_gpu *g, cf_format format, cf_err *err)
+static int program_make(ocl_gpu *g, ocl_kernel_class class, cf_format format, cf_err *err)
 {
     int rc = 0;
-    ocl_program *p = &g->programs[format];
+    ocl_program *p = &g->programs[class][format];
     recipe r;
-    recipe_make(&r, g, format);
+    recipe_make(&r, g, class, format);
     if ((p->program = program_load(g, &r)) != NULL) {
-        if (kernels_create(p, format, NULL) == 0) {
+        if (kernels_create(p, class, format, NULL) == 0) {
             p->ready = true;
             return 0;
         }
         program_drop(p);
     }
     CF_TRY(program_build(g, &r, format, &p->program, err));
-    CF_TRY(kernels_create(p, format, err));
+    CF_TRY(kernels_create(p, class, format, err));
     CF_TRY(program_warm(g, p->kernels[CF_STREAM_COMPUTE], err));
     p->ready = p->fresh = true;
     return 0;
@@ -337,23 +409,27 @@ int ocl_kernel_get(ocl_gpu *g, cf_stream id, ocl_kernel kernel, cf_format format
                    cf_err *err)
 {
     int rc = 0;
-    cf_assert((unsigned)format < CF_FORMAT_PLAIN && kernel_in(kernel, format));
+    ocl_kernel_class class = kernels[kernel].class;
+    cf_assert((unsigned)format < CF_FORMAT_COMPUTABLE && class_has(class, format));
+    ocl_program *p = &g->programs[class][format];
     pthread_mutex_lock(&g->program_lock);
-    if (!g->programs[format].ready)
-        rc = program_make(g, format, err);
-    *out = g->programs[format].kernels[id][kernel];
+    if (!p->ready)
+        rc = program_make(g, class, format, err);
+    *out = p->kernels[id][kernel];
     pthread_mutex_unlock(&g->program_lock);
     return rc;
 }
 
 void ocl_programs_finish(ocl_gpu *g)
 {
-    for (int f = 0; f < CF_FORMAT_PLAIN; f++) {
-        if (g->programs[f].fresh && g->keeps_programs) {
-            recipe r;
-            recipe_make(&r, g, (cf_format)f);
-            program_save(g, g->programs[f].program, &r);
+    for (int c = 0; c < OCL_CLASS_COUNT; c++)
+        for (int f = 0; f < CF_FORMAT_COMPUTABLE; f++) {
+            ocl_program *p = &g->programs[c][f];
+            if (p->fresh && g->keeps_programs) {
+                recipe r;
+                recipe_make(&r, g, (ocl_kernel_class)c, (cf_format)f);
+                program_save(g, p->program, &r);
+            }
+            program_drop(p);
         }
-        program_drop(&g->programs[f]);
-    }
 }

@@ -6,13 +6,16 @@ void ocl_op_conv(cf_gpu *gpu, cf_stream stream, const cf_op_conv *op)
 {
     ocl_gpu *g = ocl_of(gpu);
     uint64_t rows = cf_max_u64(op->n_rows, op->n_taps - 1); /* of outputs, and of the state */
+    uint64_t room = 0;
+    reads_weight(g, stream, &op->w);
+    vector_at w = vector_get(g, stream, &op->w, &room);
     ocl_conv_params p = {.units = rows * op->n_runs,
                          .run_units = rows,
                          .x = op->x.off,
                          .y = op->y.off,
                          .state = op->state.off,
                          .runs = op->runs.off,
-                         .w = vector(&op->w),
+                         .w = w.v,
                          .n_channels = op->n_heads * op->width,
                          .width = op->width,
                          .n_taps = op->n_taps,
@@ -21,8 +24,7 @@ void ocl_op_conv(cf_gpu *gpu, cf_stream stream, const cf_op_conv *op)
                          .y_stride = op->y_stride,
                          .state_stride = op->state_stride,
                          .silu = op->silu};
-    cf_gpu_buf *bufs[] = {op->w.span.buf, op->x.buf, op->y.buf, op->state.buf, op->runs.buf};
-    reads_weight(g, stream, &op->w);
+    cf_gpu_buf *bufs[] = {w.buf, op->x.buf, op->y.buf, op->state.buf, op->runs.buf};
     ocl_reads(g, stream, op->x);
     ocl_reads(g, stream, op->state);
     ocl_reads(g, stream, op->runs);
@@ -34,21 +36,24 @@ void ocl_op_conv(cf_gpu *gpu, cf_stream stream, const cf_op_conv *op)
 void ocl_op_state_gates(cf_gpu *gpu, cf_stream stream, const cf_op_state_gates *op)
 {
     ocl_gpu *g = ocl_of(gpu);
+    uint64_t room = 0;
+    reads_weight(g, stream, &op->a_log);
+    reads_weight(g, stream, &op->dt_bias);
+    vector_at a_log = vector_get(g, stream, &op->a_log, &room);
+    vector_at dt_bias = vector_get(g, stream, &op->dt_bias, &room);
     ocl_state_gates_params p = {.units = op->n_rows,
                                 .a = op->a.off,
                                 .b = op->b.off,
                                 .decay = op->decay.off,
                                 .beta = op->beta.off,
-                                .a_log = vector(&op->a_log),
-                                .dt_bias = vector(&op->dt_bias),
+                                .a_log = a_log.v,
+                                .dt_bias = dt_bias.v,
                                 .n_heads = op->n_heads,
                                 .stride = op->stride,
                                 .group = op->group,
                                 .group_stride = op->group_stride};
-    cf_gpu_buf *bufs[] = {op->a_log.span.buf, op->dt_bias.span.buf, op->a.buf,
-                          op->b.buf,          op->decay.buf,        op->beta.buf};
-    reads_weight(g, stream, &op->a_log);
-    reads_weight(g, stream, &op->dt_bias);
+    cf_gpu_buf *bufs[] = {a_log.buf, dt_bias.buf,   op->a.buf,
+                          op->b.buf, op->decay.buf, op->beta.buf};
     ocl_reads(g, stream, op->a);
     ocl_reads(g, stream, op->b);
     LAUNCH(g, stream, state_gates, CF_F32, bufs, &p);
@@ -151,6 +156,9 @@ void ocl_op_index_select(cf_gpu *gpu, cf_stream stream, const cf_op_index_select
 void ocl_op_attn_bias(cf_gpu *gpu, cf_stream stream, const cf_op_attn_bias *op)
 {
     ocl_gpu *g = ocl_of(gpu);
+    uint64_t room = 0;
+    reads_weight(g, stream, &op->bias);
+    vector_at bias = vector_get(g, stream, &op->bias, &room);
     ocl_attn_bias_params p = {.units = (uint64_t)op->n_rows * op->n_heads,
                               .buckets = op->buckets.off,
                               .q = op->q.off,
@@ -158,7 +166,7 @@ void ocl_op_attn_bias(cf_gpu *gpu, cf_stream stream, const cf_op_attn_bias *op)
                               .v = op->v.off,
                               .rows = op->rows.off,
                               .y = op->y.off,
-                              .bias = vector(&op->bias),
+                              .bias = bias.v,
                               .n_heads = op->n_heads,
                               .d = op->d,
                               .q_stride = op->q_stride,
@@ -166,9 +174,8 @@ void ocl_op_attn_bias(cf_gpu *gpu, cf_stream stream, const cf_op_attn_bias *op)
                               .zero = op->zero,
                               .scale = op->scale};
     const cf_span in[] = {op->buckets, op->q, op->k, op->v, op->rows};
-    cf_gpu_buf *bufs[] = {op->bias.span.buf, op->buckets.buf, op->q.buf, op->k.buf,
+    cf_gpu_buf *bufs[] = {bias.buf, op->buckets.buf, op->q.buf, op->k.buf,
                           op->v.buf,         op->rows.buf,    op->y.buf};
-    reads_weight(g, stream, &op->bias);
     for (size_t i = 0; i < sizeof in / sizeof *in; i++)
         ocl_reads(g, stream, in[i]);
     LAUNCH(g, stream, attn_bias, op->kv_dtype, bufs, &p);

@@ -44,17 +44,23 @@ typedef struct command {
 /* ---- life ---- */
 
 /* A launch of experts takes about 1 KiB, another one or a transfer 100 to 250 bytes. */
-uint64_t ocl_batch_bytes(cf_stream id)
+static uint64_t batch_bytes(cf_stream id)
 {
     return id == CF_STREAM_COMPUTE ? 4 << 20 : 1 << 20;
+}
+
+uint64_t ocl_stream_bytes(cf_stream id)
+{
+    return batch_bytes(id) + OCL_VECTOR_FLOATS * 4;
 }
 
 int ocl_stream_init(ocl_gpu *g, cf_stream id, cf_err *err)
 {
     cl_int status = CL_SUCCESS;
     ocl_stream *s = &g->streams[id];
-    uint64_t bytes = ocl_batch_bytes(id);
-    int rc = cf_ledger_charge(g->base.ledger, CF_POOL_DEVICE, "recorded commands", bytes, err);
+    uint64_t bytes = batch_bytes(id);
+    int rc = cf_ledger_charge(g->base.ledger, CF_POOL_DEVICE, "recorded commands",
+                              ocl_stream_bytes(id), err);
     if (rc < 0)
         return rc;
     s->capacity = bytes;
@@ -78,7 +84,8 @@ void ocl_stream_finish(ocl_gpu *g, cf_stream id)
             ocl_api.clReleaseEvent(s->ring[i].event);
     if (s->queue)
         ocl_api.clReleaseCommandQueue(s->queue);
-    cf_ledger_refund(g->base.ledger, CF_POOL_DEVICE, s->capacity);
+    if (s->capacity)
+        cf_ledger_refund(g->base.ledger, CF_POOL_DEVICE, ocl_stream_bytes(id));
     free(s->batch);
     s->queue = NULL;
     s->batch = NULL;

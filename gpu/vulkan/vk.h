@@ -34,7 +34,7 @@ enum {
     VK_RING_SIZE = 64,       /* batches of a stream in flight before recording waits */
     VK_UPLOAD_BLOCKS = 8,    /* host-visible blocks for the tables of the expert ops */
     VK_UPLOAD_BYTES = 65536, /* of one block */
-    VK_MAX_SPEC = 10,        /* specialisation constants of a shader; [0] is the group size */
+    VK_MAX_SPEC = 11,        /* specialisation constants of a shader; [0] is the group size */
     VK_MAX_PUSH_BYTES = 128
 };
 

@@ -17,9 +17,9 @@ typedef enum { GLU_BOTH, GLU_ALONE, GLU_FIRST, GLU_SECOND } glu_mode;
 static void glu_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *op, glu_mode mode)
 {
     struct {
-        uint64_t gate, up, gate_scales, up_scales, gate_bias, up_bias;
+        uint64_t gate, up, gate_bias, up_bias;
         uint32_t pair_begin, pair_count;
-    } table[CF_EXPERTS_PER_OP];
+    } table[CF_EXPERTS_PER_OP + CF_EXPERTS_PER_OP / 2]; /* the addresses of scales after them */
     vk_gpu *vk = vk_of(gpu);
     vk_decoded vectors = {gpu, stream, 0};
     bool up_only = mode == GLU_FIRST;
@@ -27,7 +27,7 @@ static void glu_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *
     const cf_weight *gate = up_only ? &first->up : &first->gate, *up = &first->up;
     vk_scales scales = outer_scales(gate);
     struct {
-        uint64_t table, x, pairs, h, weights, grid;
+        uint64_t table, scales, x, pairs, h, weights, grid;
         uint32_t k, hidden, ffn, gate_step, up_step, gate_gap, up_gap;
         uint32_t scale_rows, scale_cols, gate_first, up_first;
         uint32_t gate_bias_dtype, gate_bias_step, up_bias_dtype, up_bias_step;
@@ -52,6 +52,7 @@ static void glu_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *
               .limit = op->act.limit,
               .alpha = op->act.alpha};
     uint32_t aligned = 1;
+    uint64_t *scale_table = (uint64_t *)(void *)&table[op->n_experts];
     for (uint32_t i = 0; i < op->n_experts; i++) {
         const cf_expert_work *e = &op->experts[i];
         const cf_weight *w = up_only ? &e->up : &e->gate;
@@ -61,8 +62,8 @@ static void glu_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *
             up_bias = vk_vector_plain(&vectors, &e->up_bias);
         table[i].gate = weight_address(w);
         table[i].up = weight_address(&e->up);
-        table[i].gate_scales = outer_scales(w).at;
-        table[i].up_scales = outer_scales(&e->up).at;
+        scale_table[2 * i] = outer_scales(w).at;
+        scale_table[2 * i + 1] = outer_scales(&e->up).at;
         table[i].gate_bias = gate_bias.at;
         table[i].up_bias = up_bias.at;
         table[i].pair_begin = e->pair_begin;
@@ -74,15 +75,26 @@ static void glu_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *
         aligned = aligned && aligned_rows(w, push.x, op->hidden, 0, op->x_q8) &&
                   (mode != GLU_BOTH || aligned_matrix(&e->up));
     }
-    push.table = vk_stream_upload(vk, stream, table, op->n_experts * (uint64_t)sizeof table[0]);
+    uint64_t bytes = op->n_experts * (uint64_t)sizeof table[0];
+    uint64_t scale_bytes = gate->scale_rows ? op->n_experts * (uint64_t)16 : 0;
+    push.table = vk_stream_upload(vk, stream, table, bytes + scale_bytes);
     if (push.table == 0)
         return;
+    push.scales = push.table + bytes;
     vk_vectors_ready(&vectors);
     uint32_t most = most_pairs(op->experts, op->n_experts);
     vk_tile t = tile_of(vk, gate, most);
-    uint32_t spec[VK_MAX_SPEC] = {
-        tile_class(vk)->group, aligned,  t.outputs, t.rows,     gate->transposed, t.parts,
-        scales_kind(gate),     op->x_q8, mode,      op->act.act};
+    uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group,
+                                  aligned,
+                                  t.outputs,
+                                  t.rows,
+                                  gate->transposed,
+                                  t.parts,
+                                  scales_kind(gate),
+                                  op->x_q8,
+                                  matrix_gap(gate) > 1 || (mode == GLU_BOTH && matrix_gap(up) > 1),
+                                  mode,
+                                  op->act.act};
     vk_dispatch(vk, stream, VK_SHADER_expert_glu, gate->dtype, spec, &push, sizeof push,
                 tiles(op->ffn, mode == GLU_BOTH ? t.outputs / 2 : t.outputs), op->n_experts,
                 tiles(most, t.rows));
@@ -140,15 +152,15 @@ void vk_op_expert_glu(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *op)
 static void down_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_down *op)
 {
     struct {
-        uint64_t down, scales, bias;
+        uint64_t down, bias;
         uint32_t pair_begin, pair_count;
-    } table[CF_EXPERTS_PER_OP];
+    } table[CF_EXPERTS_PER_OP + CF_EXPERTS_PER_OP / 2]; /* the addresses of scales after them */
     vk_gpu *vk = vk_of(gpu);
     vk_decoded vectors = {gpu, stream, 0};
     const cf_weight *down = &op->experts[0].down;
     vk_scales scales = outer_scales(down);
     struct {
-        uint64_t table, h, pairs, weights, y, grid;
+        uint64_t table, scales, h, pairs, weights, y, grid;
         uint32_t hidden, ffn, down_step, down_gap, bias_dtype, bias_step;
         uint32_t scale_rows, scale_cols, down_first, unused;
     } push = {.h = span_address(op->h),
@@ -164,11 +176,12 @@ static void down_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_down
               .scale_cols = scales.cols,
               .down_first = scales.first};
     uint32_t aligned = 1;
+    uint64_t *scale_table = (uint64_t *)(void *)&table[op->n_experts];
     for (uint32_t i = 0; i < op->n_experts; i++) {
         const cf_expert_work *e = &op->experts[i];
         vk_vector bias = vk_vector_plain(&vectors, &e->down_bias);
         table[i].down = weight_address(&e->down);
-        table[i].scales = outer_scales(&e->down).at;
+        scale_table[i] = outer_scales(&e->down).at;
         table[i].bias = bias.at;
         table[i].pair_begin = e->pair_begin;
         table[i].pair_count = e->pair_count;
@@ -176,14 +189,18 @@ static void down_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_down
         push.bias_step = bias.step;
         aligned = aligned && aligned_rows(&e->down, push.h, op->ffn, 0, op->x_q8);
     }
-    push.table = vk_stream_upload(vk, stream, table, op->n_experts * (uint64_t)sizeof table[0]);
+    uint64_t bytes = op->n_experts * (uint64_t)sizeof table[0];
+    uint64_t scale_bytes = down->scale_rows ? op->n_experts * (uint64_t)8 : 0;
+    push.table = vk_stream_upload(vk, stream, table, bytes + scale_bytes);
     if (push.table == 0)
         return;
+    push.scales = push.table + bytes;
     vk_vectors_ready(&vectors);
     uint32_t most = most_pairs(op->experts, op->n_experts);
     vk_tile t = tile_of(vk, down, most);
     uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group, aligned, t.outputs,         t.rows,
-                                  down->transposed,      t.parts, scales_kind(down), op->x_q8};
+                                  down->transposed,      t.parts, scales_kind(down), op->x_q8,
+                                  matrix_gap(down) > 1};
     vk_dispatch(vk, stream, VK_SHADER_expert_down, down->dtype, spec, &push, sizeof push,
                 tiles(op->hidden, t.outputs), op->n_experts, tiles(most, t.rows));
 }

@@ -37,7 +37,8 @@ static void linear_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_linear *o
     vk_tile t = tile_of(vk, &op->w, op->n_rows);
     uint32_t aligned = aligned_rows(&op->w, push.x, op->x_stride, 0, op->x_q8);
     uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group, aligned, t.outputs,           t.rows,
-                                  op->w.transposed,      t.parts, scales_kind(&op->w), op->x_q8};
+                                  op->w.transposed,      t.parts, scales_kind(&op->w), op->x_q8,
+                                  matrix_gap(&op->w) > 1};
     vk_vectors_ready(&vectors);
     dispatch_split(gpu, stream, VK_SHADER_linear, op->w.dtype, spec, &push, sizeof push,
                    tiles(op->w.rows, t.outputs), tiles(op->n_rows, t.rows));

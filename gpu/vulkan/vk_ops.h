@@ -101,16 +101,17 @@ static inline uint32_t group_size(const vk_gpu *vk)
 
 /* How dot_tile.glsl is shaped on a kind of device. */
 typedef struct vk_tile_class {
-    uint32_t group;      /* invocations of a work-group, a power of two */
-    uint32_t parts;      /* most of them that share a row */
-    uint32_t rows;       /* outputs of an invocation */
-    uint32_t tokens;     /* most activation rows of a tile, a power of two */
-    uint32_t transposed; /* outputs of a work-group on transposed weights, a multiple of 16 */
+    uint32_t group;     /* invocations of a work-group, a power of two */
+    uint32_t parts;     /* most of them that share a row */
+    uint32_t rows;      /* outputs of an invocation, for few activation rows */
+    uint32_t rows_many; /* for four of them and more: code that is not too large to compile */
+    uint32_t tokens;    /* most activation rows of a tile, a power of two */
+    uint32_t blocks;    /* of 8 outputs of an invocation, on transposed weights */
 } vk_tile_class;
 
 static inline const vk_tile_class *tile_class(const vk_gpu *vk)
 {
-    static const vk_tile_class gpu = {GPU_GROUP, 64, 4, 8, 64}, cpu = {CPU_GROUP, 16, 8, 8, 16};
+    static const vk_tile_class gpu = {GPU_GROUP, 64, 4, 4, 8, 1}, cpu = {CPU_GROUP, 16, 8, 4, 8, 4};
     return vk->base.info.cpu ? &cpu : &gpu;
 }
 
@@ -133,15 +134,30 @@ static inline uint32_t tile_rows(const vk_gpu *vk, uint32_t n_rows)
     return t;
 }
 
+/* Transposed: the parts that leave a GPU's neighbours whole lines, and a CPU long runs of a column,
+ * which lie in pages of their own. */
+static inline vk_tile tile_transposed(const vk_gpu *vk, const cf_weight *w, uint32_t n_rows)
+{
+    const vk_tile_class *c = tile_class(vk);
+    vk_tile t = {0, tile_rows(vk, n_rows), 8};
+    uint32_t blocks = 1;
+    if (vk->base.info.cpu && w->rows >= 16 * c->group)
+        t.parts = 1;
+    while (blocks < c->blocks && blocks * t.rows < 8 && w->rows >= blocks * 64 * c->group)
+        blocks *= 2;
+    t.outputs = blocks * 8 * c->group / t.parts;
+    return t;
+}
+
 static inline vk_tile tile_of(const vk_gpu *vk, const cf_weight *w, uint32_t n_rows)
 {
     const vk_tile_class *c = tile_class(vk);
-    vk_tile t = {c->transposed, tile_rows(vk, n_rows), c->group * 8 / c->transposed};
+    vk_tile t = {0, tile_rows(vk, n_rows), 1};
     if (w->transposed)
-        return t;
-    for (t.parts = 1; t.parts < c->parts && t.parts * 2 * format_unit(w->dtype) <= w->cols;)
+        return tile_transposed(vk, w, n_rows);
+    while (t.parts < c->parts && t.parts * 2 * format_unit(w->dtype) <= w->cols)
         t.parts *= 2;
-    t.outputs = c->rows * c->group / t.parts;
+    t.outputs = (t.rows < 4 ? c->rows : c->rows_many) * c->group / t.parts;
     return t;
 }
 

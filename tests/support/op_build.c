@@ -9,7 +9,8 @@
 const uint32_t op_row_counts[OP_ROW_COUNTS] = {1, 2, 5, 17};
 const char *const op_act_names[OP_ACTS] = {"silu", "gelu_tanh", "relu", "swiglu_clamped"};
 const char *const op_layout_names[OP_LAY_NONE + 1] = {
-    "", " even", " odd", " later", " transposed", " transposed part", " none"};
+    "", " even", " odd", " later", " transposed", " transposed part", " transposed odd",
+    " none"};
 
 float op_rng_value(cf_rng *r)
 {
@@ -70,19 +71,54 @@ static void layout_set(cf_weight *w, op_layout lay)
 {
     bool pair = lay == OP_LAY_EVEN || lay == OP_LAY_ODD, vector = w->rows == 1;
     w->transposed = lay >= OP_LAY_TRANSPOSED || (pair && vector);
-    w->row_first = lay == OP_LAY_ODD               ? 1
-                   : lay == OP_LAY_LATER           ? 3
-                   : lay == OP_LAY_TRANSPOSED_PART ? 5
-                                                   : 0;
-    w->row_step = pair && !vector ? 2 : lay == OP_LAY_LATER ? 1 : 0;
-    w->stride = pair && vector ? 2 : lay == OP_LAY_TRANSPOSED_PART ? w->rows + 8 : 0;
+    switch (lay) {
+    case OP_LAY_ODD:
+    case OP_LAY_EVEN:
+        w->row_first = lay == OP_LAY_ODD;
+        w->row_step = vector ? 0 : 2;
+        w->stride = vector ? 2 : 0;
+        break;
+    case OP_LAY_LATER:
+        w->row_first = 3;
+        w->row_step = 1;
+        break;
+    case OP_LAY_TRANSPOSED_PART:
+        w->row_first = 5;
+        w->stride = w->rows + 8;
+        break;
+    case OP_LAY_TRANSPOSED_ODD:
+        w->row_first = 1;
+        w->row_step = 2;
+        w->stride = 2 * w->rows;
+        break;
+    case OP_LAY_PLAIN:
+    case OP_LAY_TRANSPOSED:
+    case OP_LAY_NONE:
+        break;
+    }
 }
 
 uint64_t op_weight_index(const cf_weight *w, uint64_t o, uint64_t k)
 {
+    uint64_t stored = w->row_first + o * (w->row_step ? w->row_step : 1);
     if (w->transposed)
-        return k * (w->stride ? w->stride : w->rows) + w->row_first + o;
-    return (w->row_first + o * (w->row_step ? w->row_step : 1)) * w->cols + k;
+        return k * (w->stride ? w->stride : w->rows) + stored;
+    return stored * w->cols + k;
+}
+
+static void plain_fill(cf_rng *rng, const cf_weight *w, uint8_t *data)
+{
+    for (uint64_t i = 0; i < (uint64_t)w->rows * w->cols; i++) {
+        uint64_t at = op_weight_index(w, i / w->cols, i % w->cols);
+        float v = op_rng_value(rng);
+        if (i % 13 == 5)
+            v *= 0x1p-16f; /* an F16 subnormal */
+        if (w->dtype == CF_F32)
+            ((float *)(void *)data)[at] = v;
+        else
+            ((uint16_t *)(void *)data)[at] =
+                w->dtype == CF_F16 ? cf_f32_to_f16(v) : cf_f32_to_bf16(v);
+    }
 }
 
 void op_weight_add_as(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint32_t cols,
@@ -95,15 +131,14 @@ void op_weight_add_as(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint
     uint64_t n = op_weight_index(w, rows - 1, cols - 1) + 1;
     uint8_t *data =
         op_array_add(c, &w->span, cf_format_row_bytes(t, n), 16 * cf_rng_below(&c->rng, 5), OP_IN);
-    for (uint64_t i = 0; i < (uint64_t)rows * cols; i++) {
+    if (t <= CF_BF16) {
+        plain_fill(&c->rng, w, data);
+        return;
+    }
+    uint64_t run = w->transposed ? 1 : cols; /* neighbours in the array */
+    for (uint64_t i = 0; i < (uint64_t)rows * cols; i += run) {
         uint64_t at = op_weight_index(w, i / cols, i % cols);
-        float v = op_rng_value(&c->rng);
-        if (i % 13 == 5)
-            v *= 0x1p-16f; /* an F16 subnormal */
-        if (t == CF_F32)
-            ((float *)(void *)data)[at] = v;
-        else
-            ((uint16_t *)(void *)data)[at] = t == CF_F16 ? cf_f32_to_f16(v) : cf_f32_to_bf16(v);
+        op_blocks_fill(&c->rng, t, data + cf_format_row_bytes(t, at), run);
     }
 }
 

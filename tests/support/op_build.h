@@ -16,6 +16,7 @@ typedef enum {
     OP_LAY_LATER, /* from the fourth stored row on */
     OP_LAY_TRANSPOSED,
     OP_LAY_TRANSPOSED_PART, /* of a wider one, not at its beginning */
+    OP_LAY_TRANSPOSED_ODD,  /* outputs 1, 3, .. of an interleaved pair */
     OP_LAY_NONE
 } op_layout;
 
@@ -37,14 +38,21 @@ void op_out_add(op_case *c, cf_span *field, uint64_t n, op_element element, op_r
 void op_weight_add(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint32_t cols);
 void op_weight_add_as(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint32_t cols,
                       op_layout lay);
+/* A matrix of outer scales for a plain weight: one per `rows` x `cols`. */
+void op_scales_add(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint32_t cols);
 /* A vector, unless there is none. */
 void op_vector_add(op_case *c, cf_weight *w, cf_format t, uint32_t n, op_layout lay);
+/* n values of any computable format: finite, of about the size of 1, odd codes included. */
+void op_blocks_fill(cf_rng *rng, cf_format t, uint8_t *out, uint64_t n);
 
 /* Cases of the routed experts (op_cases_moe.c), and how many there are. */
 void op_build_route(op_case *c, int i);
 void op_build_expert_glu(op_case *c, int i);
 void op_build_expert_down(op_case *c, int i);
 void op_build_combine(op_case *c, int i);
+/* Deals the (row, rank) pairs to n + 1 experts, the last of which is not of this op (its pairs
+ * come first), and writes them grouped. Returns how many experts of the op got any. */
+uint32_t op_pairs_deal(op_case *c, uint32_t n_pairs, uint32_t n, uint32_t *pairs);
 extern const int op_route_count, op_expert_count, op_combine_count;
 
 /* Cases of attention with a state (op_cases_state.c), and over chosen cells (op_cases_index.c). */
@@ -57,5 +65,17 @@ void op_build_index_select(op_case *c, int i);
 void op_build_attn_bias(op_case *c, int i);
 extern const int op_index_score_count, op_index_select_count, op_attn_bias_count;
 extern const int op_conv_count, op_state_gates_count, op_attn_state_count, op_gate_count;
+
+/* Cases of the storage formats beyond F32, F16 and BF16, of outer scales and of activations in 8
+ * bits (op_cases_formats.c), and how many there are. */
+void op_build_format_linear(op_case *c, int i);
+void op_build_format_head_linear(op_case *c, int i);
+void op_build_format_norm(op_case *c, int i);
+void op_build_format_attn(op_case *c, int i);
+void op_build_format_expert_glu(op_case *c, int i);
+void op_build_format_expert_down(op_case *c, int i);
+void op_build_format_get_rows(op_case *c, int i);
+extern const int op_format_linear_count, op_format_head_count, op_format_norm_count,
+    op_format_attn_count, op_format_expert_count, op_format_get_rows_count;
 
 #endif

@@ -64,8 +64,11 @@ void op_case_destroy(op_case **c);
 /* The array that a span field of this case refers to; NULL for one left out. */
 const op_array *op_case_array(const op_case *c, const cf_span *field);
 
-/* Where element (o, k) of a weight lies in its array, in elements. */
+/* Where element (o, k) of a weight lies in its array, in values. */
 uint64_t op_weight_index(const cf_weight *w, uint64_t o, uint64_t k);
+
+/* The device has every format that the case's weights are in. */
+bool op_case_supported(const op_case *c, const cf_gpu *gpu);
 
 /* Rows of the case when an op over them may be split in two (each row is its own), else 0. */
 uint32_t op_case_rows(const op_case *c);

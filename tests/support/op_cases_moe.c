@@ -146,9 +146,7 @@ static const struct expert_size expert_sizes[] = {
 };
 const int op_expert_count = (int)(sizeof expert_sizes / sizeof expert_sizes[0]) * OP_ROW_COUNTS;
 
-/* Deals the (row, rank) pairs to n + 1 experts, the last of which is not of this op (its pairs
- * come first), and writes them grouped. Returns how many experts of the op got any. */
-static uint32_t pairs_deal(op_case *c, uint32_t n_pairs, uint32_t n, uint32_t *pairs)
+uint32_t op_pairs_deal(op_case *c, uint32_t n_pairs, uint32_t n, uint32_t *pairs)
 {
     uint32_t owner[17 * 12], used = 0, listed = 0;
     cf_assert(n_pairs <= sizeof owner / sizeof owner[0]);
@@ -180,7 +178,7 @@ void op_build_expert_glu(op_case *c, int i)
     uint32_t n_pairs = op->n_rows * s->k;
     op_rows_add(c, &op->x, op->n_rows, s->hidden, s->hidden);
     uint32_t *pairs = (uint32_t *)(void *)op_array_add(c, &op->pairs, n_pairs * 4, 4, OP_IN);
-    op->n_experts = pairs_deal(c, n_pairs, s->n_experts, pairs);
+    op->n_experts = op_pairs_deal(c, n_pairs, s->n_experts, pairs);
     for (uint32_t e = 0; e < op->n_experts; e++) {
         cf_expert_work *w = &c->experts[e];
         op_weight_add_as(c, &w->gate, s->gate, s->ffn, s->hidden, form[GATE]);
@@ -212,7 +210,7 @@ void op_build_expert_down(op_case *c, int i)
     if (!s->on_input)
         op_rows_add(c, &op->weights, 1, n_pairs, n_pairs);
     uint32_t *pairs = (uint32_t *)(void *)op_array_add(c, &op->pairs, n_pairs * 4, 4, OP_IN);
-    op->n_experts = pairs_deal(c, n_pairs, s->n_experts, pairs);
+    op->n_experts = op_pairs_deal(c, n_pairs, s->n_experts, pairs);
     for (uint32_t e = 0; e < op->n_experts; e++) {
         op_weight_add_as(c, &c->experts[e].down, s->down, s->hidden, s->ffn, form[DOWN]);
         op_vector_add(c, &c->experts[e].down_bias, s->bias, s->hidden, form[DOWN_BIAS]);

@@ -73,6 +73,7 @@ INLINE vec vec_load_n(const __global float *p, ulong n)
     float v[LANES];
     if (n >= LANES)
         return VEC_LOAD(p);
+#pragma nounroll
     for (uint i = 0; i < LANES; i++)
         v[i] = i < n ? p[i] : 0.0f;
     return VEC_LOAD(v);
@@ -86,8 +87,74 @@ INLINE void vec_store_n(vec v, __global float *p, ulong n)
         return;
     }
     VEC_STORE(v, f);
+#pragma nounroll
     for (uint i = 0; i < n; i++)
         p[i] = f[i];
+}
+
+// Sixteen values into vectors of LANES.
+INLINE void vecs_of_16(float16 v, vec *out)
+{
+#if LANES == 16
+    out[0] = v;
+#else
+    out[0] = v.lo;
+    out[1] = v.hi;
+#endif
+}
+
+// An F16 at any even address, by bits: no driver converts a lone one faster.
+INLINE float half_of_bits(uint h)
+{
+    uint rest = h & 0x7fffu;
+    uint bits = as_uint(as_float(rest << 13) * 0x1p112f) | (rest >= 0x7c00u ? 0x7f800000u : 0u);
+    return as_float(bits | (h & 0x8000u) << 16);
+}
+
+INLINE uint u16_at(bytes_in p)
+{
+    return *(const __global ushort *)p;
+}
+
+INLINE float half_at(bytes_in p)
+{
+    return half_of_bits(u16_at(p));
+}
+
+// Activations in 8 bits (ops.h): d * q of 32 values, q rounded halves away from zero.
+INLINE float16 q8_codes(float16 x, float inverse)
+{
+    float16 v = fabs(x * inverse), whole = convert_float16(convert_int16(v));
+    float16 q = select(whole, whole + 1.0f, v - whole >= 0.5f);
+    return copysign(q, x);
+}
+
+INLINE float max_of_16(float16 v)
+{
+    float8 a = fmax(v.lo, v.hi);
+    float4 b = fmax(a.lo, a.hi);
+    float2 c = fmax(b.lo, b.hi);
+    return fmax(c.lo, c.hi);
+}
+
+INLINE void q8_round(float16 *a, float16 *b)
+{
+    float d = max_of_16(fmax(fabs(*a), fabs(*b))) / 127.0f;
+    float inverse = d > 0.0f ? 1.0f / d : 0.0f;
+    *a = d * q8_codes(*a, inverse);
+    *b = d * q8_codes(*b, inverse);
+}
+
+// The first n of the floats at p, then zeros.
+INLINE float16 load_16(const __global float *p, uint n)
+{
+    float v[16];
+    if (n >= 16)
+        return vload16(0, p);
+#pragma nounroll
+    for (uint i = 0; i < 16; i++)
+        v[i] = i < n ? p[i] : 0.0f;
+    return vload16(0, v);
 }
 
 // The lanes added as a tree.

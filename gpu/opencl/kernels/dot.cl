@@ -1,109 +1,37 @@
-// DOT_R weight rows against up to DOT_T activation rows. A block of weights is decoded once for
-// all of the rows; on a GPU the items take turns over the blocks of the columns. Callers clamp row
-// pointers at the edge, so that every tile runs the same loop, and skip the store instead.
+// Weights as vectors, with their outer scales; activations rounded where an op asks for it.
 //
-// A format (format_*.cl) defines
+// A format (format_*.cl, or formats_*.cl by W_16S and weight_16s) defines
 //   W_VECS                   vectors of LANES elements that are decoded at once
 //   weight_bytes(n)          bytes of n consecutive elements
 //   weight_block(row, b, w)  elements b * W_BLOCK .. + W_BLOCK - 1 of the row into w[W_VECS]
-//   weight_element(row, i)   one element: the end of a row that is no multiple of W_BLOCK
-#define W_BLOCK (W_VECS * LANES)
-#define DOT_R   ((uint)OCL_TILE_ROWS)
-#define DOT_T   4u
+//   weight_element(row, i)   one element: the end of a row that is no multiple of W_BLOCK, and
+//                            neighbours that do not lie side by side
+#ifdef W_16S
+#define W_VECS (W_16S * 16 / LANES)
 
-// On a CPU a sum is LANES sums, lane by lane; on a GPU a group already is WG sums.
-#if WG == 1
-typedef vec dot_acc;
-INLINE dot_acc dot_add(vec w, vec x, dot_acc acc)
+INLINE void weight_block(bytes_in row, uint b, vec *w)
 {
-    return MULTIPLY_ADD(w, x, acc);
+    float16 v[W_16S];
+    weight_16s(row, b, v);
+#pragma unroll
+    for (uint i = 0; i < W_16S; i++)
+        vecs_of_16(v[i], w + i * (16 / LANES));
 }
-#define DOT_SUMS(name)  float name[DOT_R * DOT_T];
-#define DOT_SUM(sums, i) sums[i]
-typedef float *dot_sums;
-#else
-typedef float dot_acc;
-INLINE dot_acc dot_add(vec w, vec x, dot_acc acc)
-{
-    acc = fma(w.s0, x.s0, acc);
-    acc = fma(w.s1, x.s1, acc);
-    acc = fma(w.s2, x.s2, acc);
-    acc = fma(w.s3, x.s3, acc);
-    acc = fma(w.s4, x.s4, acc);
-    acc = fma(w.s5, x.s5, acc);
-    acc = fma(w.s6, x.s6, acc);
-    return fma(w.s7, x.s7, acc);
-}
-#define DOT_SUMS(name)  __local float name[DOT_R * DOT_T * (WG + 1)];
-#define DOT_SUM(sums, i) sums[(i) * (WG + 1)]
-typedef __local float *dot_sums;
 #endif
+#define W_BLOCK (W_VECS * LANES)
 
-// The elements from block b on, zeros behind the n-th.
+// The elements from block b on, zeros behind the n-th: rows in blocks end with one.
 INLINE void weight_tail(bytes_in row, uint b, uint n, vec *w)
 {
-    for (uint v = 0; v < W_VECS; v++) {
-        float e[LANES];
-        for (uint i = 0; i < LANES; i++) {
-            uint k = b * W_BLOCK + v * LANES + i;
-            e[i] = k < n ? weight_element(row, k) : 0.0f;
-        }
-        w[v] = VEC_LOAD(e);
-    }
-}
-
-// acc[r * t + i] += row r of w . row i of x, in the order of the columns.
-INLINE void dot_tile(const uint t, const bytes_in *w, const __global float *const *x, uint cols,
-                     dot_acc *acc)
-{
-    uint full = cols / W_BLOCK;
-    for (uint b = ITEM; b < full; b += WG) {
-#pragma unroll
-        for (uint r = 0; r < DOT_R; r++) {
-            vec e[W_VECS];
-            weight_block(w[r], b, e);
-            if (t == 1) // the rows of the next tile: short ones end before a prefetcher starts
-                PREFETCH(w[r] + b * weight_bytes(W_BLOCK) + DOT_R * weight_bytes(cols));
-#pragma unroll
-            for (uint i = 0; i < t; i++)
-#pragma unroll
-                for (uint v = 0; v < W_VECS; v++)
-                    acc[r * t + i] =
-                        dot_add(e[v], VEC_LOAD(x[i] + b * W_BLOCK + v * LANES), acc[r * t + i]);
-        }
-    }
-    if (cols % W_BLOCK == 0 || ITEM != full % WG)
-        return;
-    for (uint r = 0; r < DOT_R; r++) {
-        vec e[W_VECS];
-        weight_tail(w[r], full, cols, e);
-        for (uint v = 0; v < W_VECS; v++) {
-            uint k = full * W_BLOCK + v * LANES;
-            for (uint i = 0; i < t && k < cols; i++)
-                acc[r * t + i] = dot_add(e[v], vec_load_n(x[i] + k, cols - k), acc[r * t + i]);
-        }
-    }
-}
-
-// The group's n sums: afterwards DOT_SUM(sums, i) is the i-th for every item.
-INLINE void dot_finish(const uint n, const dot_acc *acc, dot_sums sums)
-{
-#if WG == 1
-#pragma unroll
-    for (uint i = 0; i < n; i++)
-        sums[i] = vec_sum(acc[i]);
+#if W_VALUES <= 2
+    float e[W_BLOCK];
+#pragma nounroll
+    for (uint i = 0; i < W_BLOCK; i++)
+        e[i] = b * W_BLOCK + i < n ? weight_element(row, b * W_BLOCK + i) : 0.0f;
+    for (uint v = 0; v < W_VECS; v++)
+        w[v] = VEC_LOAD(e + v * LANES);
 #else
-    SYNC(); // whoever still reads the last tile's
-#pragma unroll
-    for (uint i = 0; i < n; i++)
-        sums[i * (WG + 1) + ITEM] = acc[i];
-    SYNC();
-    for (uint i = ITEM; i < n; i += WG) {
-        float sum = 0.0f;
-        for (uint j = 0; j < WG; j++)
-            sum += sums[i * (WG + 1) + j];
-        sums[i * (WG + 1)] = sum;
-    }
-    SYNC();
+    for (uint v = 0; v < W_VECS; v++)
+        w[v] = 0.0f;
 #endif
 }

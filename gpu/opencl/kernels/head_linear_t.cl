@@ -1,15 +1,17 @@
-// Per head h, with W_h as in head_linear: y[r, h, k] = sum_i W_h[i, k] x[r, h, i]. A unit is one of
+// Per head h, with W_h = rows [h * head_rows + row_off, + n_sub) of w:
+// y[r, h, k] = sum_i W_h[i, k] x[r, h, i]. A unit is one of
 // columns.cl, of one head and all rows.
 INLINE void head_linear_t_tile(const uint t, const bool whole, bytes_in w, bytes_in x, bytes_out y,
-                               const ocl_head_linear_params *p, uint h, uint b0, uint r0)
+                               const ocl_head_linear_t_params *p, uint h, uint b0, uint r0)
 {
-    const __global float *xs[DOT_T];
-    vec acc[DOT_T * T_VECS];
+    const __global float *xs[COLUMN_T];
+    vec acc[COLUMN_T * T_VECS];
     for (uint i = 0; i < t; i++)
         xs[i] = FLOATS(x, p->x) + (ulong)min(r0 + i, p->n_rows - 1) * p->x_stride +
                 (ulong)h * p->x_head_stride;
-    bytes_in row = w + p->w + ((ulong)h * p->head_rows + p->row_off) * weight_bytes(p->cols);
-    column_sums(t, whole, row, weight_bytes(p->cols), p->n_sub, p->cols, b0, xs, acc);
+    column_rows c = {w + p->w + ((ulong)h * p->head_rows + p->row_off) * weight_bytes(p->cols),
+                     weight_bytes(p->cols), p->n_sub, p->cols, 1, false};
+    column_sums(t, whole, &c, b0, xs, acc);
     for (uint i = 0; i < t && r0 + i < p->n_rows; i++) {
         __global float *out = FLOATS_OUT(y, p->y) + (ulong)(r0 + i) * p->y_stride +
                               (ulong)h * p->y_head_stride;

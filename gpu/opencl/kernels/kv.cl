@@ -1,4 +1,4 @@
-// The KV cache in the format of the program: F32 or F16 (KV_F16). A row's cf_row_info is
+// The KV cache in the format of the program: F32 or F16 (FORMAT_F16). A row's cf_row_info is
 // cell, first_cell, n_cells, position.
 
 // cache[rows[u].cell] = x[u]. A unit is a row.
@@ -9,7 +9,7 @@ KERNEL kv_store(bytes_in x, bytes_out cache, bytes_in rows, const ocl_kv_store_p
         ulong cell = UINTS(rows, p.rows)[4 * u];
         bytes_out out = cache + p.cache + cell * weight_bytes(p.width);
         for (uint i = ITEM; i < p.width; i += WG) {
-#ifdef KV_F16
+#ifdef FORMAT_F16
             vstore_half_rte(in[i], i, (__global half *)out);
 #else
             ((__global float *)out)[i] = in[i];

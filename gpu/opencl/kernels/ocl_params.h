@@ -13,18 +13,21 @@ typedef uint32_t ocl_u32;
 #endif
 
 #define OCL_EXPERTS_PER_LAUNCH 20 /* the tables below stay under the 1,024 bytes of arguments */
-#define OCL_TILE_ROWS          4  /* weight rows that a tile of dot.cl works on */
+#define OCL_TILE_ROWS          4  /* weight rows that a tile of product.cl works on */
+#define OCL_PANEL_OUTPUTS      64 /* most of a unit of product.cl with several rows */
 #define OCL_INDEX_CELLS        64 /* cells of a unit of index_score */
 #define OCL_TILE_HEADS         4  /* heads that share a pass of attention over the cells */
 /* By work-group size: elements of a unit of elementwise work; columns of an item of
  * head_linear_t, a multiple of what a format decodes at once. */
 #define OCL_CHUNK(group_size)     ((group_size) == 1 ? 1024u : 512u)
-#define OCL_T_COLUMNS(group_size) ((group_size) == 1 ? 64u : 8u)
+#define OCL_T_COLUMNS(group_size) ((group_size) == 1 ? 64u : 32u)
 
-/* Formats of a vector, as cf_format has them, and none. */
+/* Formats of a vector or of outer scales, as cf_format has them, and none. */
 #define OCL_F32       0
 #define OCL_F16       1
 #define OCL_BF16      2
+#define OCL_F8_E4M3   26
+#define OCL_F8_E8M0   28
 #define OCL_NO_VECTOR 0xffffffffu
 
 /* Activations, as cf_act has them. */
@@ -37,12 +40,14 @@ typedef uint32_t ocl_u32;
 #define OCL_MAP_SOFTCAP     1
 #define OCL_MAP_MUL_SIGMOID 2
 
-/* What expert_glu does with the products of `gate`: with those of `up` beside them; alone; keep
- * them in h, being up's; with those kept in h. */
-#define OCL_GLU_BOTH   0
-#define OCL_GLU_ALONE  1
-#define OCL_GLU_FIRST  2
-#define OCL_GLU_SECOND 3
+/* What becomes of products. Those of a gate: activated, with those of `up` beside them or alone;
+ * kept in h, being up's; activated with those kept in h. */
+#define OCL_GLU_BOTH      0
+#define OCL_GLU_ALONE     1
+#define OCL_GLU_FIRST     2
+#define OCL_GLU_SECOND    3
+#define OCL_PRODUCT_PLAIN 4
+#define OCL_PRODUCT_DOWN  5 /* the weight comes behind the bias */
 
 /* What every kernel has: how many units of work its groups share out (see common.cl). */
 typedef struct ocl_params {
@@ -55,24 +60,39 @@ typedef struct ocl_vector {
     ocl_u32 format, step;
 } ocl_vector;
 
-/* w_step: from output to output in stored rows; transposed: from column to column in elements. */
-typedef struct ocl_linear_params {
+/* One matrix, or an expert's gate and up, and its rows of activations. Offsets in units of 16 bytes:
+ * the table stays small. */
+typedef struct ocl_product_job {
+    ocl_u32 w[2], bias[2], scales[2];
+    ocl_u32 begin, count;
+} ocl_product_job;
+
+/* Without by_table all jobs are the first, moved by the *_job steps (w_job in bytes, x_job and y_job
+ * in floats). both: 1 where gate and up go together. x_per_pair: a row of x serves so many pairs; 0:
+ * it is the pair's own. w, bias: bytes ahead of every job's. Outer scales as in cf_weight. */
+typedef struct ocl_product_params {
+    ocl_u64 units, w[2], bias[2], x, y, pairs, weights, w_job, x_job, y_job;
+    ocl_u32 rows, cols, unit_rows, w_step[2], both, by_table;
+    ocl_u32 x_stride, y_stride, x_per_pair, y_by_pair, has_weights, mode, act, accumulate, x_q8;
+    ocl_u32 bias_format[2], bias_step[2];
+    ocl_u32 scale_rows, scale_cols, scale_format, row_first[2];
+    float scale, limit, alpha;
+    ocl_product_job jobs[OCL_EXPERTS_PER_LAUNCH];
+} ocl_product_params;
+
+/* Of a transposed matrix: elements from column to column, and from output to output. */
+typedef struct ocl_linear_t_params {
     ocl_u64 units, w, x, y;
     ocl_vector bias;
-    ocl_u32 w_step, rows, cols, n_rows, x_stride, y_stride, accumulate, tile_rows;
+    ocl_u32 stride, step, rows, cols, n_rows, x_stride, y_stride, accumulate, x_q8;
     float scale;
-    ocl_u32 unused;
-} ocl_linear_params;
+} ocl_linear_t_params;
 
-typedef ocl_linear_params ocl_linear_t_params;
-
-typedef struct ocl_head_linear_params {
+typedef struct ocl_head_linear_t_params {
     ocl_u64 units, w, x, y;
-    ocl_u32 cols, n_rows, head_rows, row_off, n_sub, tile_rows;
-    ocl_u32 x_stride, x_head_stride, y_stride, y_head_stride;
-} ocl_head_linear_params;
-
-typedef ocl_head_linear_params ocl_head_linear_t_params;
+    ocl_u32 cols, n_rows, head_rows, row_off, n_sub;
+    ocl_u32 x_stride, x_head_stride, y_stride, y_head_stride, unused;
+} ocl_head_linear_t_params;
 
 /* w_head_step, bias_head_step: 0, or width: a part for each head. */
 typedef struct ocl_norm_params {
@@ -137,35 +157,25 @@ typedef struct ocl_route_params {
     ocl_u32 unused;
 } ocl_route_params;
 
-typedef struct ocl_glu_expert {
-    ocl_u64 gate, up, gate_bias, up_bias;
+typedef struct ocl_column_expert {
+    ocl_u64 w, bias;
     ocl_u32 pair_begin, pair_count;
-} ocl_glu_expert;
+} ocl_column_expert;
 
-/* Steps: as those of linear; formats and steps of the biases: as ocl_vector's. */
-typedef struct ocl_expert_glu_params {
+/* stride, step: as those of linear_t. */
+typedef struct ocl_expert_glu_t_params {
     ocl_u64 units, x, pairs, weights, h;
-    ocl_u32 k, hidden, ffn, tile_rows, mode, act, gate_step, up_step, has_weights;
-    ocl_u32 gate_bias_format, gate_bias_step, up_bias_format, up_bias_step;
+    ocl_u32 k, hidden, ffn, mode, act, stride, step, has_weights, bias_format, bias_step, x_q8;
     float limit, alpha;
     ocl_u32 unused;
-    ocl_glu_expert experts[OCL_EXPERTS_PER_LAUNCH];
-} ocl_expert_glu_params;
+    ocl_column_expert experts[OCL_EXPERTS_PER_LAUNCH];
+} ocl_expert_glu_t_params;
 
-typedef ocl_expert_glu_params ocl_expert_glu_t_params;
-
-typedef struct ocl_down_expert {
-    ocl_u64 down, bias;
-    ocl_u32 pair_begin, pair_count;
-} ocl_down_expert;
-
-typedef struct ocl_expert_down_params {
+typedef struct ocl_expert_down_t_params {
     ocl_u64 units, h, pairs, weights, y;
-    ocl_u32 hidden, ffn, tile_rows, down_step, has_weights, bias_format, bias_step, unused;
-    ocl_down_expert experts[OCL_EXPERTS_PER_LAUNCH];
-} ocl_expert_down_params;
-
-typedef ocl_expert_down_params ocl_expert_down_t_params;
+    ocl_u32 hidden, ffn, stride, step, has_weights, bias_format, bias_step, x_q8;
+    ocl_column_expert experts[OCL_EXPERTS_PER_LAUNCH];
+} ocl_expert_down_t_params;
 
 typedef struct ocl_combine_params {
     ocl_u64 units, outs, ids, weights, x, y;

@@ -1,4 +1,5 @@
-// A stored vector read where its format is known at run time only (biases, gains, sinks).
+// A stored vector read where its format is known at run time only (biases, gains, sinks): formats
+// of elements; vectors in blocks are decoded before.
 INLINE bool vector_is(ocl_vector v)
 {
     return v.format != OCL_NO_VECTOR;
@@ -12,6 +13,11 @@ INLINE float vector_element(bytes_in buf, ocl_vector v, ulong i)
         return ((const __global float *)at)[e];
     if (v.format == OCL_F16)
         return vload_half(e, (const __global half *)at);
+    if (v.format == OCL_F8_E4M3) {
+        uint c = at[e], rest = c & 0x7fu;
+        float f = rest == 0x7fu ? as_float(0x7fc00000u) : as_float(rest << 20) * 0x1p120f;
+        return as_float(as_uint(f) | (c & 0x80u) << 24);
+    }
     return as_float((uint)((const __global ushort *)at)[e] << 16);
 }
 

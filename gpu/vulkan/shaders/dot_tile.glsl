@@ -3,8 +3,9 @@
 // the order of the parts.
 //
 //   plain       an invocation takes every PARTS-th unit of the columns, of ROWS outputs
-//   TRANSPOSED  outputs are neighbours in memory: an invocation takes W_BLOCK of the R outputs and
-//               every PARTS-th column; R and what dot_outputs is given are multiples of W_BLOCK
+//   TRANSPOSED  outputs are neighbours in memory: an invocation takes ROWS blocks of W_BLOCK of the R
+//               outputs, WG / PARTS blocks apart, and every PARTS-th column; R and what dot_outputs
+//               is given are multiples of W_BLOCK
 //
 // Callers clamp row addresses at the edge, so that all of a work-group runs the same loop, and
 // skip the store instead.
@@ -17,18 +18,19 @@ layout(constant_id = 4) const bool TRANSPOSED = false;
 layout(constant_id = 5) const uint PARTS = 64;
 layout(constant_id = 6) const uint SCALES = 0; // scales.glsl
 layout(constant_id = 7) const bool Q8 = false; // the activations are rounded
+layout(constant_id = 8) const bool GAPS = false; // transposed: outputs are no neighbours
 #include "weight.glsl"
 #include "scales.glsl"
 
-const uint ROWS = TRANSPOSED ? 1 : R * PARTS / WG; // of an invocation
+const uint ROWS = R * PARTS / WG / (TRANSPOSED ? W_BLOCK : 1); // of an invocation
 
 shared float dot_part[R * T * (PARTS + 1)]; // + 1: the columns fall on different banks
 
-uint64_t dot_w[ROWS];      // plain: where each output's row begins
+uint64_t dot_w[ROWS];      // where each output's row begins; transposed: each block in column 0
 uint64_t dot_scales[ROWS]; // and its outer scales
 uint dot_scale_cols;
-uint64_t dot_block, dot_step; // transposed: this invocation's outputs in column 0; to the next
-uint dot_valid, dot_gap;      // how many of those exist; elements from one to the next
+uint64_t dot_step;             // transposed: from column to column
+uint dot_valid[ROWS], dot_gap; // how many outputs of a block exist; elements from one to the next
 uint64_t dot_x[T];
 
 // Slots [slot, slot + n) become outputs o, o + 1, ... of the matrix [rows, cols] at w. `step`: see
@@ -49,12 +51,14 @@ void dot_outputs(uint slot, uint n, uint64_t w, uint step, uint gap, Scales scal
         dot_scale_cols = scales.cols;
         return;
     }
-    uint mine = gl_LocalInvocationID.x % (R / W_BLOCK) * W_BLOCK;
-    if (mine >= slot && mine < slot + n) {
-        uint first = min(o + mine - slot, (rows - 1) / W_BLOCK * W_BLOCK);
-        dot_block = w + weight_bytes(uint64_t(first) * gap);
+    [[unroll]] for (uint i = 0; i < ROWS; i++) {
+        uint s = (gl_LocalInvocationID.x / PARTS + i * (WG / PARTS)) * W_BLOCK;
+        uint first = min(o + s - slot, (rows - 1) / W_BLOCK * W_BLOCK);
+        if (s < slot || s >= slot + n)
+            continue;
+        dot_w[i] = w + weight_bytes(uint64_t(first) * gap);
+        dot_valid[i] = rows - first;
         dot_step = weight_bytes(step);
-        dot_valid = rows - first;
         dot_gap = gap;
     }
 }
@@ -101,36 +105,41 @@ void dot_tile_plain(uint cols)
 
 #ifdef W_ELEMENTS
 // Neighbours, or every dot_gap-th element.
-WBlock dot_column(uint k)
+WBlock dot_column(uint r, uint k)
 {
-    uint64_t at = dot_block + k * dot_step;
-    if (dot_gap == 1)
-        return weight_block(at, 0, dot_valid);
+    uint64_t at = dot_w[r] + k * dot_step;
+    if (!GAPS)
+        return weight_block(at, 0, dot_valid[r]);
     WBlock w;
     [[unroll]] for (uint j = 0; j < W_BLOCK; j++)
-        w.v[j / 4][j % 4] = weight_element(at, min(j, dot_valid - 1) * dot_gap);
+        w.v[j / 4][j % 4] = weight_element(at, min(j, dot_valid[r] - 1) * dot_gap);
     return w;
 }
 
 void dot_tile_transposed(uint cols)
 {
-    const uint blocks = R / W_BLOCK;
-    uint lid = gl_LocalInvocationID.x, part = lid / blocks, r0 = lid % blocks * W_BLOCK;
-    WBlock acc[T];
-    [[unroll]] for (uint i = 0; i < T * W_VECS; i++)
+    uint lid = gl_LocalInvocationID.x, part = lid % PARTS;
+    WBlock acc[ROWS * T];
+    [[unroll]] for (uint i = 0; i < ROWS * T * W_VECS; i++)
         acc[i / W_VECS].v[i % W_VECS] = vec4(0.0);
     for (uint k = part; k < cols; k += PARTS) {
-        WBlock w = dot_column(k);
+        vec4 x[T];
         [[unroll]] for (uint t = 0; t < T; t++) {
             float value = F32s(dot_x[t]).v[k];
-            vec4 x = vec4(Q8 ? q8_rounded(value, q8_scale(dot_x[t], k, cols)) : value);
-            [[unroll]] for (uint j = 0; j < W_VECS; j++)
-                acc[t].v[j] = fma(w.v[j], x, acc[t].v[j]);
+            x[t] = vec4(Q8 ? q8_rounded(value, q8_scale(dot_x[t], k, cols)) : value);
+        }
+        [[unroll]] for (uint r = 0; r < ROWS; r++) {
+            WBlock w = dot_column(r, k);
+            [[unroll]] for (uint t = 0; t < T; t++)
+                [[unroll]] for (uint j = 0; j < W_VECS; j++)
+                    acc[r * T + t].v[j] = fma(w.v[j], x[t], acc[r * T + t].v[j]);
         }
     }
-    [[unroll]] for (uint t = 0; t < T; t++)
-        [[unroll]] for (uint j = 0; j < W_BLOCK; j++)
-            dot_part[((r0 + j) * T + t) * (PARTS + 1) + part] = acc[t].v[j / 4][j % 4];
+    [[unroll]] for (uint i = 0; i < ROWS * T * W_BLOCK; i++) {
+        uint r = i / W_BLOCK / T, t = i / W_BLOCK % T, j = i % W_BLOCK;
+        uint s = (lid / PARTS + r * (WG / PARTS)) * W_BLOCK + j;
+        dot_part[(s * T + t) * (PARTS + 1) + part] = acc[r * T + t].v[j / 4][j % 4];
+    }
 }
 #endif
 

@@ -7,24 +7,26 @@
 #include "vector.glsl"
 
 layout(push_constant, std430) uniform Params {
-    uint64_t table, h, pairs, weights, y, grid;
+    uint64_t table, scales, h, pairs, weights, y, grid;
     uint hidden, ffn, down_step, down_gap, bias_dtype, bias_step;
     uint scale_rows, scale_cols, down_first, unused;
 } p;
 
 layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Expert {
-    uint64_t down, scales, bias;
+    uint64_t down, bias;
     uint pair_begin, pair_count;
 };
 
 void main()
 {
     uint o0 = gl_WorkGroupID.x * R, t0 = gl_WorkGroupID.z * T;
-    Expert e = Expert(p.table + uint64_t(gl_WorkGroupID.y) * 32ul);
+    Expert e = Expert(p.table + uint64_t(gl_WorkGroupID.y) * 24ul);
     if (t0 >= e.pair_count)
         return;
     weight_grid = p.grid;
-    Scales scales = Scales(e.scales, p.scale_rows, p.scale_cols, p.down_first);
+    Scales scales = Scales(0ul, p.scale_rows, p.scale_cols, p.down_first);
+    if (SCALES != SCALES_NONE)
+        scales.at = U64s(p.scales).v[gl_WorkGroupID.y];
     dot_outputs(0, R, e.down, p.down_step, p.down_gap, scales, o0, p.hidden, p.ffn);
     [[unroll]] for (uint i = 0; i < T; i++) {
         uint64_t row = e.pair_begin + min(t0 + i, e.pair_count - 1);

@@ -6,15 +6,15 @@
 //   FIRST   h = the first argument of act, without act: leaves the second factor in h
 //   SECOND  the second factor is what is in h
 #extension GL_GOOGLE_include_directive : require
-layout(constant_id = 8) const uint MODE = 0;
-layout(constant_id = 9) const uint ACT = 0;
+layout(constant_id = 9) const uint MODE = 0;
+layout(constant_id = 10) const uint ACT = 0;
 #include "common.glsl"
 #include "dot_tile.glsl"
 #include "vector.glsl"
 #include "act.glsl"
 
 layout(push_constant, std430) uniform Params {
-    uint64_t table, x, pairs, h, weights, grid;
+    uint64_t table, scales, x, pairs, h, weights, grid;
     uint k, hidden, ffn, gate_step, up_step, gate_gap, up_gap;
     uint scale_rows, scale_cols, gate_first, up_first;
     uint gate_bias_dtype, gate_bias_step, up_bias_dtype, up_bias_step;
@@ -22,7 +22,7 @@ layout(push_constant, std430) uniform Params {
 } p;
 
 layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Expert {
-    uint64_t gate, up, gate_scales, up_scales, gate_bias, up_bias;
+    uint64_t gate, up, gate_bias, up_bias;
     uint pair_begin, pair_count;
 };
 
@@ -32,14 +32,18 @@ const uint OUTS = MODE == BOTH ? R / 2 : R;
 void main()
 {
     uint j0 = gl_WorkGroupID.x * OUTS, t0 = gl_WorkGroupID.z * T;
-    Expert e = Expert(p.table + uint64_t(gl_WorkGroupID.y) * 56ul);
+    Expert e = Expert(p.table + uint64_t(gl_WorkGroupID.y) * 40ul);
     if (t0 >= e.pair_count)
         return;
     weight_grid = p.grid;
-    Scales scales = Scales(e.gate_scales, p.scale_rows, p.scale_cols, p.gate_first);
+    Scales scales = Scales(0ul, p.scale_rows, p.scale_cols, p.gate_first);
+    if (SCALES != SCALES_NONE) // of gate and of up, an expert after the other
+        scales.at = U64s(p.scales).v[2 * gl_WorkGroupID.y];
     dot_outputs(0, OUTS, e.gate, p.gate_step, p.gate_gap, scales, j0, p.ffn, p.hidden);
     if (MODE == BOTH) {
-        scales = Scales(e.up_scales, p.scale_rows, p.scale_cols, p.up_first);
+        scales.first = p.up_first;
+        if (SCALES != SCALES_NONE)
+            scales.at = U64s(p.scales).v[2 * gl_WorkGroupID.y + 1];
         dot_outputs(OUTS, OUTS, e.up, p.up_step, p.up_gap, scales, j0, p.ffn, p.hidden);
     }
     [[unroll]] for (uint i = 0; i < T; i++) {

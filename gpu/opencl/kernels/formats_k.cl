@@ -1,0 +1,111 @@
+// Blocks of 256 values with scales of their own for runs of 16 or 32, byte for byte as GGUF has
+// them; see dot.cl for what a format defines. sub_block decodes values 32 s .. 32 s + 31.
+#if WG == 1 && !defined(SMALL_BLOCKS)
+#define W_16S 16
+#else
+#define W_16S 2 // a GPU's items share a block, and columns of one are shared out
+#endif
+
+#if defined(FORMAT_Q4_K) || defined(FORMAT_Q5_K)
+// 6-bit scale and min of run s from 12 bytes.
+INLINE float2 scale_min(bytes_in p, uint s)
+{
+    if (s < 4)
+        return (float2)(p[s] & 63, p[s + 4] & 63);
+    return (float2)((p[s + 4] & 15) | p[s - 4] >> 6 << 4, p[s + 4] >> 4 | p[s] >> 6 << 4);
+}
+#endif
+
+INLINE void sub_block(bytes_in p, uint s, float16 *v)
+{
+#if defined(FORMAT_Q2_K) // 16 bytes of (scale, min) nibbles, 64 of 2-bit codes, d f16, dmin f16
+    float d = half_at(p + 80), dmin = half_at(p + 82);
+    for (uint i = 0; i < 2; i++) {
+        uchar16 q = vload16(0, p + 16 + 32 * (s / 4) + 16 * i) >> (uchar)(2 * (s % 4));
+        uint code = p[2 * s + i];
+        float scale = d * (float)(code & 15), low = dmin * (float)(code >> 4);
+        v[i] = scale * convert_float16(q & (uchar)3) - low;
+    }
+#elif defined(FORMAT_Q3_K) // 32 bytes of high bits, 64 of 2-bit codes, 12 of 6-bit scales, d f16
+    float d = half_at(p + 108);
+    for (uint i = 0; i < 2; i++) {
+        uint k = 2 * s + i;
+        uchar16 q = vload16(0, p + 32 + 32 * (s / 4) + 16 * i) >> (uchar)(2 * (s % 4));
+        uchar16 high = vload16(i, p) >> (uchar)s & (uchar)1;
+        uint code = (p[96 + k % 8] >> 4 * (k / 8) & 15) |
+                    (p[104 + k % 4] >> 2 * (k / 4) & 3) << 4;
+        float scale = d * (float)((int)code - 32);
+        v[i] = scale * (convert_float16((q & (uchar)3) | high << (uchar)2) - 4.0f);
+    }
+#elif defined(FORMAT_Q4_K) // d f16, dmin f16, 12 bytes of scales, 4 x 32 bytes: low, high nibbles
+    float2 sm = scale_min(p + 4, s);
+    float scale = half_at(p) * sm.x, low = half_at(p + 2) * sm.y;
+    for (uint i = 0; i < 2; i++) {
+        uchar16 q = vload16(0, p + 16 + 32 * (s / 2) + 16 * i) >> (uchar)(4 * (s % 2));
+        v[i] = scale * convert_float16(q & (uchar)15) - low;
+    }
+#elif defined(FORMAT_Q5_K) // as Q4_K, with 32 bytes of high bits ahead of the nibbles
+    float2 sm = scale_min(p + 4, s);
+    float scale = half_at(p) * sm.x, low = half_at(p + 2) * sm.y;
+    for (uint i = 0; i < 2; i++) {
+        uchar16 q = vload16(0, p + 48 + 32 * (s / 2) + 16 * i) >> (uchar)(4 * (s % 2));
+        uchar16 high = vload16(i, p + 16) >> (uchar)s & (uchar)1;
+        v[i] = scale * convert_float16((q & (uchar)15) | high << (uchar)4) - low;
+    }
+#elif defined(FORMAT_Q6_K) // 128 bytes of nibbles, 64 of 2 high bits, 16 signed scales, d f16
+    float d = half_at(p + 208);
+    uint quarter = s % 4;
+    for (uint i = 0; i < 2; i++) {
+        uchar16 q = vload16(0, p + 64 * (s / 4) + 32 * (quarter % 2) + 16 * i);
+        uchar16 high = vload16(0, p + 128 + 32 * (s / 4) + 16 * i) >> (uchar)(2 * quarter);
+        q = q >> (uchar)(4 * (quarter / 2)) & (uchar)15;
+        float scale = d * (float)((const __global char *)p)[192 + 2 * s + i];
+        v[i] = scale * (convert_float16(q | (high & (uchar)3) << (uchar)4) - 32.0f);
+    }
+#elif defined(FORMAT_IQ4_XS) // d f16, 16 high scale bits, 4 bytes of low ones, 8 x 16 nibbles
+    uchar16 c[2];
+    uint code = (p[4 + s / 2] >> 4 * (s % 2) & 15) | (u16_at(p + 2) >> 2 * s & 3) << 4;
+    float scale = half_at(p) * (float)((int)code - 32);
+    nibbles(p + 8 + 16 * s, c);
+    v[0] = scale * iq4_codes(c[0]);
+    v[1] = scale * iq4_codes(c[1]);
+#endif
+}
+
+#if W_16S == 16 && (defined(FORMAT_Q4_K) || defined(FORMAT_Q5_K))
+// A whole block: its scales and mins are unpacked together.
+INLINE void weight_16s(bytes_in row, uint b, float16 *v)
+{
+    bytes_in p = row + (ulong)b * W_BYTES;
+    const __global uint *packed = (const __global uint *)(p + 4);
+    uint2 codes = (uint2)(packed[0] & 0x3f3f3f3fu,
+                          (packed[2] & 0x0f0f0f0fu) | (packed[0] >> 6 & 0x03030303u) << 4);
+    uint2 low_codes = (uint2)(packed[1] & 0x3f3f3f3fu,
+                              (packed[2] >> 4 & 0x0f0f0f0fu) | (packed[1] >> 6 & 0x03030303u) << 4);
+    float scale[8], low[8];
+    vstore8(half_at(p) * convert_float8(as_uchar8(codes)), 0, scale);
+    vstore8(half_at(p + 2) * convert_float8(as_uchar8(low_codes)), 0, low);
+#pragma unroll
+    for (uint i = 0; i < 16; i++) {
+        uint s = i / 2;
+        uchar16 q = vload16(0, p + W_BYTES - 128 + 32 * (s / 2) + 16 * (i % 2));
+        q = s % 2 ? q >> (uchar)4 : q & (uchar)15;
+#if defined(FORMAT_Q5_K)
+        q |= (vload16(i % 2, p + 16) >> (uchar)s & (uchar)1) << (uchar)4;
+#endif
+        v[i] = scale[s] * convert_float16(q) - low[s];
+    }
+}
+#else
+INLINE void weight_16s(bytes_in row, uint b, float16 *v)
+{
+#if W_16S == 16
+    bytes_in p = row + (ulong)b * W_BYTES;
+#pragma unroll
+    for (uint s = 0; s < 8; s++)
+        sub_block(p, s, v + 2 * s);
+#else
+    sub_block(row + (ulong)(b / 8) * W_BYTES, b % 8, v);
+#endif
+}
+#endif

@@ -1,0 +1,422 @@
+// Products of activations with rows of stored matrices: linear, head_linear and the two of routed
+// experts are one kernel. A job is one matrix (of an expert: gate and up) and the rows of
+// activations that go through it; a unit is unit_rows outputs of one job, of all its rows.
+//
+// Gate and up, where both are there, are one matrix of twice the rows: 2 o is gate's, 2 o + 1 up's.
+//
+// A sum has one order, whatever path computes it: LANES sums, lane by lane upwards, then a tree (on
+// a GPU: WG sums of blocks, added upwards).
+#define DOT_R ((uint)OCL_TILE_ROWS)
+
+typedef struct product_args {
+    bytes_in w[2], bias[2], scales[2];
+    const __global float *x;
+    __global float *y;
+    const __global uint *pairs;
+    const __global float *weights;
+    uint begin, count; // rows; through `pairs` where the op has them
+} product_args;
+
+// A row of the doubled matrix: where it lies, and its first outer scale.
+typedef struct weight_row {
+    bytes_in at, scales;
+    ulong scale;
+} weight_row;
+
+INLINE uint product_rows(const ocl_product_params *p)
+{
+    return p->rows << p->both;
+}
+
+INLINE weight_row row_of(const product_args *a, const ocl_product_params *p, uint v)
+{
+    uint m = v & p->both, o = min(v, product_rows(p) - 1) >> p->both;
+    weight_row r = {a->w[m] + (ulong)o * p->w_step[m] * weight_bytes(p->cols), a->scales[m], 0};
+    if (p->scale_rows) {
+        uint stored = p->row_first[m] + o * p->w_step[m];
+        r.scale = (ulong)(stored / p->scale_rows) *
+                  ((p->cols + p->scale_cols - 1) / p->scale_cols);
+    }
+    return r;
+}
+
+INLINE float outer_scale(bytes_in scales, uint format, ulong i)
+{
+    if (format == OCL_F32)
+        return ((const __global float *)scales)[i];
+    if (format == OCL_F16)
+        return half_at(scales + 2 * i);
+    if (format == OCL_BF16)
+        return as_float(u16_at(scales + 2 * i) << 16);
+    uint e = scales[i];
+    return as_float(e == 0xff ? 0x7fc00000u : e ? e << 23 : 0x00400000u);
+}
+
+// Outer scales of block b of a row.
+INLINE void row_scale(const ocl_product_params *p, weight_row r, uint b, vec *e)
+{
+#pragma unroll
+    for (uint v = 0; v < W_VECS; v++) {
+        uint k = b * W_BLOCK + v * LANES;
+        if (k < p->cols)
+            e[v] *= outer_scale(r.scales, p->scale_format, r.scale + k / p->scale_cols);
+    }
+}
+
+// Block b of a row, its outer scales applied; zeros behind the row's end.
+INLINE void row_block(const ocl_product_params *p, weight_row r, uint b, vec *e)
+{
+    if ((b + 1) * W_BLOCK <= p->cols)
+        weight_block(r.at, b, e);
+    else
+        weight_tail(r.at, b, p->cols, e);
+    if (p->scale_rows)
+        row_scale(p, r, b, e);
+}
+
+INLINE const __global float *x_row(const product_args *a, const ocl_product_params *p, uint r)
+{
+    uint at = a->begin + min(r, a->count - 1);
+    if (p->x_per_pair)
+        at = a->pairs[at] / p->x_per_pair;
+    return a->x + (ulong)at * p->x_stride;
+}
+
+// Output o of row r from its sum, and up's.
+INLINE void product_put(const product_args *a, const ocl_product_params *p, uint o, uint r,
+                        float sum, float up)
+{
+    if (o >= p->rows || r >= a->count)
+        return;
+    uint at = a->begin + r, pair = p->has_weights || p->y_by_pair ? a->pairs[at] : 0;
+    __global float *out = a->y + (ulong)(p->y_by_pair ? pair : at) * p->y_stride + o;
+    float weight = p->has_weights ? a->weights[pair] : p->scale;
+    ocl_vector bias = {0, p->bias_format[0], p->bias_step[0]};
+    float add = vector_or_zero(a->bias[0], bias, o);
+    if (p->mode == OCL_PRODUCT_DOWN) {
+        *out = weight * (sum + add);
+        return;
+    }
+    float g = weight * sum + add;
+    if (p->mode == OCL_PRODUCT_PLAIN) {
+        *out = p->accumulate ? g + *out : g;
+        return;
+    }
+    if (p->mode == OCL_GLU_FIRST) {
+        *out = g;
+        return;
+    }
+    float u = 1.0f;
+    if (p->both) {
+        ocl_vector up_bias = {0, p->bias_format[1], p->bias_step[1]};
+        u = weight * up + vector_or_zero(a->bias[1], up_bias, o);
+    } else if (p->mode == OCL_GLU_SECOND) {
+        u = *out;
+    }
+    *out = activate(p->act, g, u, p->limit, p->alpha);
+}
+
+#if WG == 1
+// ---- CPU ----
+//
+// A panel of decoded weights and a block of activations lie in the item's cache; tiles of DOT_R
+// weight rows by TILE_T rows of activations run over both, their sums wait in memory meanwhile.
+// One row of activations alone takes small blocks straight from registers: a fifth faster for BF16
+// and Q8_0, and slower for blocks of 256.
+#if W_VECS <= 4 && !defined(CODEBOOK)
+#define IN_REGISTERS
+#endif
+#define PANEL_VECS 512u // of weights: 32 KiB
+#define X_VECS     1536u
+#define X_ROWS     48u // a multiple of 3 and TILE_T
+#define FEW_ROWS   12u
+
+// Bytes begin .. end - 1 of the row of the next tile: short rows end before a prefetcher starts.
+INLINE void row_prefetch(const ocl_product_params *p, weight_row r, ulong begin, ulong end)
+{
+    ulong ahead = DOT_R * weight_bytes(p->cols);
+#pragma nounroll
+    for (ulong i = begin; i < end; i += 64)
+        PREFETCH(r.at + ahead + i);
+}
+
+#ifdef IN_REGISTERS
+INLINE void product_row(const product_args *a, const ocl_product_params *p, uint first, uint end,
+                        vec *sums)
+{
+    const __global float *x = x_row(a, p, 0);
+    uint full = p->cols / W_BLOCK;
+    for (uint v0 = first; v0 < end; v0 += DOT_R) {
+        weight_row rows[DOT_R];
+        vec acc[DOT_R];
+#pragma unroll
+        for (uint r = 0; r < DOT_R; r++) {
+            rows[r] = row_of(a, p, v0 + r);
+            acc[r] = 0.0f;
+        }
+#pragma nounroll
+        for (uint b = 0; b < full; b++)
+#pragma unroll
+            for (uint r = 0; r < DOT_R; r++) {
+                vec e[W_VECS];
+                weight_block(rows[r].at, b, e);
+                if (p->scale_rows)
+                    row_scale(p, rows[r], b, e);
+                row_prefetch(p, rows[r], weight_bytes((ulong)b * W_BLOCK),
+                             weight_bytes((ulong)b * W_BLOCK + W_BLOCK));
+#pragma unroll
+                for (uint v = 0; v < W_VECS; v++)
+                    acc[r] = MULTIPLY_ADD(e[v], VEC_LOAD(x + b * W_BLOCK + v * LANES), acc[r]);
+            }
+        if (p->cols % W_BLOCK) // never of rows in blocks
+#pragma nounroll
+            for (uint r = 0; r < DOT_R; r++) {
+                vec e[W_VECS];
+                row_block(p, rows[r], full, e);
+                for (uint v = 0; v < W_VECS; v++) {
+                    uint k = full * W_BLOCK + v * LANES;
+                    if (k < p->cols)
+                        acc[r] = MULTIPLY_ADD(e[v], vec_load_n(x + k, p->cols - k), acc[r]);
+                }
+            }
+#pragma unroll
+        for (uint r = 0; r < DOT_R; r++)
+            sums[(v0 - first) * X_ROWS + r] = acc[r];
+    }
+}
+#endif
+
+// `rows` rows of activations from k on, n of their values, zeros behind; `pitch` vectors apart.
+INLINE void x_pack(const product_args *a, const ocl_product_params *p, uint r0, uint rows, uint k,
+                   uint n, uint pitch, vec *to)
+{
+    for (uint r = 0; r < rows; r++, to += pitch) {
+        const __global float *x = x_row(a, p, r0 + r) + k;
+#pragma nounroll
+        for (uint i = 0; i < n; i += 32) {
+            float16 lo = load_16(x + i, n - i);
+            float16 hi = n - i > 16 ? load_16(x + i + 16, n - i - 16) : (float16)0.0f;
+            if (p->x_q8)
+                q8_round(&lo, &hi);
+            vecs_of_16(lo, to + i / LANES);
+            vecs_of_16(hi, to + (i + 16) / LANES);
+        }
+    }
+}
+
+INLINE void panel_fill(const product_args *a, const ocl_product_params *p, uint v0, uint rows,
+                       uint k, uint n, uint pitch, vec *to)
+{
+    for (uint r = 0; r < rows; r++) {
+        weight_row row = row_of(a, p, v0 + r);
+        row_prefetch(p, row, weight_bytes(k), weight_bytes(k + n / W_BLOCK * W_BLOCK));
+        uint whole = p->scale_rows ? 0 : n / W_BLOCK, b = 0;
+        for (; b < whole; b++)
+            weight_block(row.at, k / W_BLOCK + b, to + r * pitch + b * W_VECS);
+#pragma nounroll
+        for (; b * W_BLOCK < n; b++)
+            row_block(p, row, k / W_BLOCK + b, to + r * pitch + b * W_VECS);
+    }
+}
+
+// sums[i * DOT_R + r] += row r of w . row i of x, over n vectors.
+INLINE void product_tile(const uint t, const vec *w, const vec *x, uint pitch, uint n, bool begin,
+                         vec *sums)
+{
+    vec acc[DOT_R * TILE_T];
+#pragma unroll
+    for (uint i = 0; i < DOT_R * t; i++)
+        acc[i] = begin ? (vec)0.0f : sums[i];
+#pragma nounroll
+    for (uint k = 0; k < n; k++) {
+#pragma unroll
+        for (uint i = 0; i < t; i++)
+#pragma unroll
+            for (uint r = 0; r < DOT_R; r++)
+                acc[i * DOT_R + r] =
+                    MULTIPLY_ADD(w[r * pitch + k], x[i * pitch + k], acc[i * DOT_R + r]);
+    }
+#pragma unroll
+    for (uint i = 0; i < DOT_R * t; i++)
+        sums[i] = acc[i];
+}
+
+// The sums of `rows` rows from r0 on: of row v of the doubled matrix and row i at
+// [(v - first) / DOT_R * DOT_R * X_ROWS + i * DOT_R + (v - first) % DOT_R].
+INLINE void product_panels(const product_args *a, const ocl_product_params *p, uint first, uint end,
+                           uint r0, uint rows, vec *sums)
+{
+    vec panel[PANEL_VECS], x[X_VECS];
+    uint pitch = rows > FEW_ROWS ? X_VECS / X_ROWS : X_VECS / FEW_ROWS;
+    uint step = pitch * LANES, panel_rows = PANEL_VECS / pitch;
+#pragma nounroll
+    for (uint k = 0; k < p->cols; k += step) {
+        uint n = min(step, p->cols - k), vecs = (n + LANES - 1) / LANES;
+        x_pack(a, p, r0, rows, k, n, pitch, x);
+#pragma nounroll
+        for (uint v = first; v < end; v += DOT_R) {
+            uint in_panel = (v - first) % panel_rows, i = 0;
+            if (in_panel == 0) {
+                uint left = (end - v + DOT_R - 1) / DOT_R * DOT_R;
+                panel_fill(a, p, v, min(panel_rows, left), k, n, pitch, panel);
+            }
+            const vec *w = panel + in_panel * pitch;
+            vec *out = sums + (v - first) * X_ROWS;
+#pragma nounroll
+            for (; i + 3 < rows; i += TILE_T)
+                product_tile(TILE_T, w, x + i * pitch, pitch, vecs, k == 0, out + i * DOT_R);
+            if (i + 1 < rows)
+                product_tile(3, w, x + i * pitch, pitch, vecs, k == 0, out + i * DOT_R);
+            else if (i < rows)
+                product_tile(1, w, x + i * pitch, pitch, vecs, k == 0, out + i * DOT_R);
+        }
+    }
+}
+
+// Outputs first .. end - 1 (at most OCL_PANEL_OUTPUTS) of the doubled matrix, of all rows.
+INLINE void product_unit(const product_args *a, const ocl_product_params *p, uint first, uint end)
+{
+    vec sums[OCL_PANEL_OUTPUTS * X_ROWS];
+    uint both = p->both;
+#pragma nounroll
+    for (uint r0 = 0; r0 < a->count; r0 += X_ROWS) {
+        uint rows = min(X_ROWS, a->count - r0);
+#ifdef IN_REGISTERS
+        if (a->count == 1 && !p->x_q8)
+            product_row(a, p, first, end, sums);
+        else
+#endif
+            product_panels(a, p, first, end, r0, rows, sums);
+#pragma nounroll
+        for (uint v = first; v < end; v += 1 + both)
+#pragma nounroll
+            for (uint i = 0; i < rows; i++) {
+                uint at = (v - first) / DOT_R * DOT_R * X_ROWS + i * DOT_R + (v - first) % DOT_R;
+                product_put(a, p, v >> both, r0 + i, vec_sum(sums[at]), vec_sum(sums[at + both]));
+            }
+    }
+}
+#define PRODUCT_LOCAL
+#define PRODUCT_UNIT(first, end) product_unit(&a, &p, first, end)
+
+#else
+// ---- GPU ----
+//
+// The items of a group take turns over the blocks of DOT_R weight rows, for up to DOT_T rows of
+// activations.
+#define DOT_T 4u
+#define PRODUCT_LOCAL __local float sums[DOT_R * DOT_T * (WG + 1)];
+#define PRODUCT_SUM(i) sums[(i) * (WG + 1)]
+
+INLINE float dot_add(vec w, vec x, float acc)
+{
+    acc = fma(w.s0, x.s0, acc);
+    acc = fma(w.s1, x.s1, acc);
+    acc = fma(w.s2, x.s2, acc);
+    acc = fma(w.s3, x.s3, acc);
+    acc = fma(w.s4, x.s4, acc);
+    acc = fma(w.s5, x.s5, acc);
+    acc = fma(w.s6, x.s6, acc);
+    return fma(w.s7, x.s7, acc);
+}
+
+// LANES activations from column k on, rounded where the op asks for it.
+INLINE vec x_vec(const ocl_product_params *p, const __global float *x, uint k)
+{
+    if (!p->x_q8)
+        return vec_load_n(x + k, p->cols - k);
+    uint group = k / 32 * 32, n = p->cols - group;
+    float16 lo = load_16(x + group, n);
+    float16 hi = n > 16 ? load_16(x + group + 16, n - 16) : (float16)0.0f;
+    q8_round(&lo, &hi);
+    float16 part = k % 32 < 16 ? lo : hi;
+    return k % 16 < 8 ? part.lo : part.hi;
+}
+
+INLINE void product_tile(const uint t, const product_args *a, const ocl_product_params *p, uint v0,
+                         uint r0, __local float *sums)
+{
+    weight_row rows[DOT_R];
+    const __global float *xs[DOT_T];
+    float acc[DOT_R * DOT_T];
+    for (uint r = 0; r < DOT_R; r++)
+        rows[r] = row_of(a, p, v0 + r);
+    for (uint i = 0; i < t; i++)
+        xs[i] = x_row(a, p, r0 + i);
+#pragma unroll
+    for (uint i = 0; i < DOT_R * t; i++)
+        acc[i] = 0.0f;
+    for (uint b = ITEM; b * W_BLOCK < p->cols; b += WG) {
+        vec e[DOT_R * W_VECS];
+#pragma nounroll
+        for (uint r = 0; r < DOT_R; r++)
+            row_block(p, rows[r], b, e + r * W_VECS);
+#pragma nounroll
+        for (uint v = 0; v < W_VECS && b * W_BLOCK + v * LANES < p->cols; v++)
+#pragma unroll
+            for (uint i = 0; i < t; i++) {
+                vec x = x_vec(p, xs[i], b * W_BLOCK + v * LANES);
+#pragma unroll
+                for (uint r = 0; r < DOT_R; r++)
+                    acc[i * DOT_R + r] = dot_add(e[r * W_VECS + v], x, acc[i * DOT_R + r]);
+            }
+    }
+    SYNC(); // whoever still reads the last tile's
+    for (uint i = 0; i < DOT_R * t; i++)
+        sums[i * (WG + 1) + ITEM] = acc[i];
+    SYNC();
+    for (uint i = ITEM; i < DOT_R * t; i += WG) {
+        float sum = 0.0f;
+#pragma nounroll
+        for (uint j = 0; j < WG; j++)
+            sum += sums[i * (WG + 1) + j];
+        PRODUCT_SUM(i) = sum;
+    }
+    SYNC();
+#pragma nounroll
+    for (uint i = ITEM << p->both; i < DOT_R * t; i += WG << p->both)
+        product_put(a, p, (v0 + i % DOT_R) >> p->both, r0 + i / DOT_R, PRODUCT_SUM(i),
+                    PRODUCT_SUM(i + p->both));
+}
+
+INLINE void product_unit(const product_args *a, const ocl_product_params *p, uint first, uint end,
+                         __local float *sums)
+{
+    uint r0 = 0;
+    for (; r0 + 1 < a->count; r0 += DOT_T)
+        for (uint v = first; v < end; v += DOT_R)
+            product_tile(DOT_T, a, p, v, r0, sums);
+    if (r0 < a->count)
+        for (uint v = first; v < end; v += DOT_R)
+            product_tile(1, a, p, v, r0, sums);
+}
+#define PRODUCT_UNIT(first, end) product_unit(&a, &p, first, end, sums)
+#endif
+
+KERNEL product(bytes_in w0, bytes_in w1, bytes_in bias0, bytes_in bias1, bytes_in scales0,
+               bytes_in scales1, bytes_in x, bytes_in pairs, bytes_in weights, bytes_out y,
+               const ocl_product_params p)
+{
+    PRODUCT_LOCAL
+    uint rows = product_rows(&p), blocks = (rows + p.unit_rows - 1) / p.unit_rows;
+    for (GROUP_UNITS(u, p.units)) {
+        uint j = (uint)(u / blocks), first = (uint)(u % blocks) * p.unit_rows;
+        ocl_product_job job = p.jobs[p.by_table ? j : 0];
+        ulong move = p.by_table ? 0 : j;
+        product_args a;
+        a.w[0] = w0 + p.w[0] + 16 * (ulong)job.w[0] + move * p.w_job;
+        a.w[1] = w1 + p.w[1] + 16 * (ulong)job.w[1];
+        a.bias[0] = bias0 + p.bias[0] + 16 * (ulong)job.bias[0];
+        a.bias[1] = bias1 + p.bias[1] + 16 * (ulong)job.bias[1];
+        a.scales[0] = scales0 + 16 * (ulong)job.scales[0];
+        a.scales[1] = scales1 + 16 * (ulong)job.scales[1];
+        a.x = FLOATS(x, p.x) + move * p.x_job;
+        a.y = FLOATS_OUT(y, p.y) + move * p.y_job;
+        a.pairs = UINTS(pairs, p.pairs);
+        a.weights = FLOATS(weights, p.weights);
+        a.begin = job.begin;
+        a.count = job.count;
+        if (a.count)
+            PRODUCT_UNIT(first, min(first + p.unit_rows, rows));
+    }
+}

@@ -13,6 +13,7 @@
 #include "runtime/copier.h"
 #include "runtime/exec.h"
 #include "runtime/expert_cache.h"
+#include "runtime/predict.h"
 #include "runtime/router.h"
 #include "runtime/rows.h"
 #include "runtime/weights.h"
@@ -23,8 +24,9 @@ enum {
     DEFAULT_CHUNK = 256,
     MAX_CHUNK = 65536,
     PAGE = 4096,
-    MIN_SLABS = 2,
+    MIN_SLABS = CF_MIN_SLABS,
     MOST_SLABS = 64,
+    GUESS_SHARE = 16, /* one place for a guess in so many, at most */
     ROW_CACHE_BYTES = 64 << 20, /* at most, unless a chunk needs more to be one batch */
     ENGINE_BYTES = 512 << 10,   /* rings, reads in flight, command lists: whatever the model */
     FILE_BYTES = 1024,          /* a file's path, descriptor and identity */
@@ -91,6 +93,28 @@ static void router_sizes(cf_memory_plan *p, const cf_model *model, const cf_rout
         *logits = cf_max_u64(*logits, (uint64_t)p->chunk * experts * sizeof(float));
 }
 
+/* Scratch for the largest choice that the plan foresees; none where it foresees none. */
+static void predict_sizes(cf_memory_plan *p, const cf_model *model)
+{
+    uint64_t rows = cf_min_u64(p->chunk, CF_PREDICT_ROWS), device = 0, host = 0;
+    for (uint32_t i = 0; i < model->n_steps; i++) {
+        const cf_step *s = &model->steps[i];
+        cf_predict f = {0};
+        if (s->kind == CF_STEP_ROUTE)
+            f = cf_predict_find(model, i);
+        if (!f.route)
+            continue;
+        const cf_moe_def *moe = &model->moe[f.route->u.route.moe];
+        uint64_t chosen = cf_predict_part(rows * moe->top_k * 4);
+        uint64_t total = (uint64_t)moe->experts + moe->zero_experts;
+        device = cf_max_u64(device, cf_predict_part(rows * moe->hidden * 4) +
+                                        cf_predict_part(rows * total * 4) + 2 * chosen);
+        host = cf_max_u64(host, 2 * chosen);
+    }
+    p->exec_bytes[CF_XB_PREDICT] = device;
+    p->exec_bytes[CF_XB_HOST_PREDICT] = host;
+}
+
 static void exec_sizes(cf_memory_plan *p, const cf_model *model)
 {
     uint64_t rows = p->chunk, k = 0, ffn = 0, raw = 0, rot = 0;
@@ -133,6 +157,7 @@ static void exec_sizes(cf_memory_plan *p, const cf_model *model)
     b[CF_XB_PICKED_IDS] = b[CF_XB_PICKED_CHOICE] = p->router_bytes ? rows * k * 4 : 0;
     b[CF_XB_CROSS_INFO] = model->n_encoder_steps ? rows * sizeof(cf_row_info) : 0;
     b[CF_XB_CONSTANTS] = (uint64_t)model->n_constants * sizeof(float);
+    predict_sizes(p, model);
     for (int i = 0; i < CF_XB_COUNT; i++)
         b[i] = cf_align_up(b[i] ? b[i] : 1, PAGE);
     uint64_t cells = (uint64_t)p->sessions * p->ctx;
@@ -213,8 +238,10 @@ static void ram_items(cf_memory_plan *p, const cf_model *model, uint64_t tokeniz
     uint64_t row = k * (sizeof(uint32_t) + sizeof(float)) +
                    (model->n_tables + 1) * sizeof(uint64_t) + sizeof(cf_row);
     uint64_t tables = cf_policy_memory(model->n_moe, (uint32_t)experts, (uint32_t)k) +
-                      experts * 3 * sizeof(uint32_t) + model->n_moe * sizeof(cf_expert_counts) +
-                      p->chunk * row + p->router_bytes + (uint64_t)p->sessions * (p->ctx * sizeof(int32_t) + PAGE);
+                      experts * 5 * sizeof(uint32_t) +
+                      model->n_moe * (sizeof(cf_expert_counts) + sizeof(cf_predict)) +
+                      p->chunk * row + p->router_bytes +
+                      (uint64_t)p->sessions * (p->ctx * sizeof(int32_t) + PAGE);
     uint64_t engine = CF_EXPERTS_PER_OP * (sizeof(cf_cache_entry) + sizeof(cf_expert_work)) +
                       cf_catalogue_file_count(model->cat) * (uint64_t)FILE_BYTES + ENGINE_BYTES;
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "tokenizer", tokenizer_bytes);
@@ -327,6 +354,20 @@ static void slots_choose(cf_memory_plan *p, const cf_gpu_info *device, uint32_t 
     p->shape.n_slots = (uint32_t)low;
 }
 
+/* Places for guesses come out of the slots: two sets' worth, so that wrong ones on their way do not
+ * keep the next out, but no more than a share of the slots, which keep theirs anyway. None where
+ * nothing is foreseen, or nothing missed. */
+static void guesses_choose(cf_memory_plan *p, const cf_model *model, uint32_t fewest)
+{
+    uint32_t n = p->shape.n_slots;
+    if (n <= fewest || n >= p->total_records || !cf_predict_any(model))
+        return;
+    uint32_t share = (uint32_t)cf_ceil_div(n, GUESS_SHARE);
+    uint64_t most = cf_min_u64(n - fewest, p->total_records - n);
+    p->shape.n_guess = (uint32_t)cf_min_u64(cf_min_u64(fewest, share), most);
+    p->shape.n_slots -= p->shape.n_guess;
+}
+
 /* The RAM tier: what --ram leaves, of at most one place for each record without a slot. Where host
  * pages cannot be imported there is none: every copy would be made twice. */
 static void tier_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
@@ -367,6 +408,8 @@ static int shares_fill(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
     uint64_t per_slot = cf_cache_memory(model, 1, 0) - cf_cache_memory(model, 0, 0);
     slots_choose(p, device, fewest, cf_min_u64(p->total_records, fewest + left / 2 / per_slot));
     left -= (p->shape.n_slots - fewest) * per_slot;
+    if (options->prefetch)
+        guesses_choose(p, model, fewest);
     p->row_entries = cf_rows_min_entries(model);
     if (p->row_window_bytes) {
         uint64_t each = cf_rows_memory(p->row_window_bytes, 1);

@@ -5,6 +5,7 @@
 #define CF_RUNTIME_BUDGET_H
 
 #include "gpu/gpu.h"
+#include "runtime/base/align.h"
 #include "runtime/catflap.h"
 #include "runtime/model.h"
 #include "runtime/slots.h"
@@ -32,6 +33,8 @@ typedef enum {
     CF_XB_HOST_LOGITS,  /* [rows, experts], readable, where the host chooses by them */
     CF_XB_CROSS_INFO,   /* cf_row_info [rows]: the encoder's cells */
     CF_XB_SCORES,       /* of cells [index rows, ctx], where attention chooses them */
+    CF_XB_PREDICT,      /* the next layer's choice, foreseen: its parts side by side */
+    CF_XB_HOST_PREDICT, /* ids and weights of it, readable */
     CF_XB_COUNT
 } cf_exec_buf;
 
@@ -39,6 +42,12 @@ enum {
     CF_HEAD_ROWS = 16, /* logits are computed for this many rows at a time */
     CF_RAW_ALIGN = 256 /* of a step's part of CF_XB_RAW_ROWS */
 };
+
+/* What a part of CF_XB_PREDICT and CF_XB_HOST_PREDICT takes. */
+static inline uint64_t cf_predict_part(uint64_t bytes)
+{
+    return cf_align_up(bytes, 256);
+}
 
 typedef struct cf_mem_item {
     const char *name;

@@ -43,7 +43,7 @@ typedef struct cf_options {
     uint32_t chunk;      /* prefill tokens at a time; 0 = min(256, ctx) */
     uint32_t sessions;   /* sessions that may exist at a time; 0 = 1 */
     const char *policy;  /* "lru", "lfu[:D]", "phase[:D]", "echo"; NULL = echo */
-    bool prefetch;       /* reads start at ROUTE; else at EXPERTS */
+    bool prefetch;       /* reads start at ROUTE, and guesses are made; else at EXPERTS */
     const char *io;      /* "auto", "uring", "pread" */
     bool direct;         /* O_DIRECT */
     const char *kv;      /* "auto", "f32", "f16" */
@@ -141,13 +141,14 @@ typedef struct cf_stats {
     uint64_t prompt_tokens, generated_tokens;
     double open_s, prefill_s, decode_s, total_s;
     cf_expert_counts all, prefill, decode;
-    uint64_t prefetch_issued, prefetch_used, prefetch_late, prefetch_wasted; /* guesses only */
+    /* Guesses only: issued = used + wasted + cancelled; late ones are among the used. */
+    uint64_t prefetch_issued, prefetch_used, prefetch_late, prefetch_wasted, prefetch_cancelled;
     uint64_t io_reads, io_bytes;
     double io_busy_s;
     uint64_t io_registered_bytes, io_unregistered_reads, row_bytes_asked, row_bytes_used;
     double stall_io_s, stall_copy_s, stall_device_s, stall_host_s;
     uint64_t vram_budget, vram_peak, ram_budget, ram_peak;
-    uint64_t kv_bytes, slot_bytes, slots, slabs;
+    uint64_t kv_bytes, slot_bytes, slots, guess_slots, slabs;
     double slot_waste; /* share of a slot that the mean record leaves unused */
 } cf_stats;
 

@@ -136,7 +136,8 @@ static int files_open(cf_engine *e, bool direct, cf_err *err)
 /* Tables on the heap are charged by estimate, so that --ram covers them too. */
 static int host_charge(cf_engine *e, cf_err *err)
 {
-    uint64_t bytes = cf_cache_memory(e->model, e->plan.shape.n_slots, e->plan.shape.n_tier);
+    uint64_t bytes = cf_cache_memory(
+        e->model, e->plan.shape.n_slots + e->plan.shape.n_guess, e->plan.shape.n_tier);
     for (uint32_t i = 0; i < e->plan.n_ram; i++)
         bytes += e->plan.ram[i].bytes;
     if (e->plan.row_entries)
@@ -340,10 +341,11 @@ int cf_engine_trace(cf_engine *e, const char *path, cf_err *err)
     const cf_spec *s = &e->model->spec;
     const cf_memory_plan *p = &e->plan;
     json_t *j = json_pack(
-        "{s:s s:I s:I s:I s:I s:I s:I s:I s:s s:b s:s}", "model", s->name, "n_layers",
+        "{s:s s:I s:I s:I s:I s:I s:I s:I s:I s:s s:b s:s}", "model", s->name, "n_layers",
         (json_int_t)s->layers, "n_experts", (json_int_t)s->experts, "zero_experts",
         (json_int_t)s->zero_experts, "top_k", (json_int_t)s->top_k, "chunk", (json_int_t)p->chunk,
-        "slots", (json_int_t)p->shape.n_slots, "slabs", (json_int_t)p->shape.n_tier, "policy",
+        "slots", (json_int_t)p->shape.n_slots, "slabs", (json_int_t)p->shape.n_tier, "guess_slots",
+        (json_int_t)p->shape.n_guess, "policy",
         e->policy_name, "prefetch", e->prefetch, "order", "plan");
     char *header = json_dumps(j, JSON_COMPACT);
     rc = header ? cf_trace_open(&e->trace, path, header, err)

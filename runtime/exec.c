@@ -401,12 +401,14 @@ static int device_buffers_create(cf_exec *x, cf_err *err)
         "expert pairs", "expert inner rows", "expert rows", "logits", "hidden states", "row info",
         "token ids", "raw rows", "rotations", "row factors",
         "runs of rows", "constants", "ids as picked",
-        "weights as picked", "logits for the host", "encoder info", "scores of cells"};
+        "weights as picked", "logits for the host", "encoder info", "scores of cells",
+        "foreseen choice", "foreseen choice for the host"};
     static const cf_buf_kind kinds[CF_XB_COUNT] = {
         CF_BUF_DEVICE, CF_BUF_DEVICE, CF_BUF_READBACK, CF_BUF_READBACK, CF_BUF_UPLOAD,
         CF_BUF_DEVICE, CF_BUF_DEVICE, CF_BUF_READBACK, CF_BUF_READBACK, CF_BUF_UPLOAD,
         CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD,
-        CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_READBACK, CF_BUF_UPLOAD, CF_BUF_DEVICE};
+        CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_UPLOAD, CF_BUF_READBACK, CF_BUF_UPLOAD, CF_BUF_DEVICE,
+        CF_BUF_DEVICE, CF_BUF_READBACK};
     int rc = 0;
     const cf_memory_plan *p = &x->e->plan;
     for (uint32_t i = 0; i < x->model->n_bufs; i++) {
@@ -450,6 +452,9 @@ int cf_exec_create(cf_exec **out, cf_engine *engine, cf_err *err)
     x->taken = calloc(CF_EXPERTS_PER_OP, sizeof *x->taken);
     x->work = calloc(CF_EXPERTS_PER_OP, sizeof *x->work);
     x->row_ids = calloc((size_t)chunk * tables, sizeof *x->row_ids);
+    x->predicts = calloc((size_t)m->n_moe + 1, sizeof *x->predicts);
+    x->wants = calloc(experts, sizeof *x->wants);
+    x->guessed = calloc(experts, sizeof *x->guessed);
     if (engine->plan.router_bytes) {
         x->router_tokens = malloc(engine->plan.router_bytes);
         x->router_scratch = x->router_tokens ? x->router_tokens + chunk + chunk % 2 : NULL;
@@ -459,12 +464,16 @@ int cf_exec_create(cf_exec **out, cf_engine *engine, cf_err *err)
         goto fail;
     }
     if (!x->acts || !x->kv || !x->chosen || !x->weights || !x->expert_list || !x->expert_rows ||
-        !x->pair_begin || !x->taken || !x->work || !x->row_ids) {
+        !x->pair_begin || !x->taken || !x->work || !x->row_ids || !x->predicts || !x->wants ||
+        !x->guessed) {
         rc = CF_FAIL(err, -ENOMEM, "out of memory for the tables of a chunk of %u", chunk);
         goto fail;
     }
     CF_TRY(device_buffers_create(x, err));
     CF_TRY(exec_states_create(x, err));
+    for (uint32_t i = 0; i < m->n_steps; i++)
+        if (m->steps[i].kind == CF_STEP_ROUTE)
+            x->predicts[m->steps[i].u.route.moe] = cf_predict_find(m, i);
     /* One tuning serves all layers that have it. */
     for (uint32_t i = 0; i < m->n_steps; i++)
         if (m->steps[i].kind == CF_STEP_ATTN && m->steps[i].u.attn.tune_floor) {
@@ -505,6 +514,9 @@ void cf_exec_destroy(cf_exec **exec)
     free(x->work);
     free(x->row_ids);
     free(x->router_tokens);
+    free(x->predicts);
+    free(x->wants);
+    free(x->guessed);
     free(x);
     *exec = NULL;
 }

@@ -1,9 +1,10 @@
 /* Shared by the executor's files (exec.c, exec_attn.c, exec_latent.c, exec_moe.c, exec_rows.c,
- * exec_state.c, exec_index.c, exec_cross.c, exec_pick.c). */
+ * exec_state.c, exec_index.c, exec_cross.c, exec_pick.c, exec_predict.c). */
 #ifndef CF_RUNTIME_EXEC_INTERNAL_H
 #define CF_RUNTIME_EXEC_INTERNAL_H
 
 #include "runtime/engine.h"
+#include "runtime/predict.h"
 
 struct cf_exec {
     cf_engine *e;
@@ -41,6 +42,9 @@ struct cf_exec {
     uint64_t *row_ids;     /* [chunk, tables of one step] */
     int32_t *router_tokens; /* [chunk], and behind it */
     void *router_scratch;   /* of routers that look at whole batches; NULL: there are none */
+    cf_predict *predicts;  /* [n_moe] what each layer's ROUTE foresees */
+    float *wants;          /* [experts] of the next layer, foreseen */
+    uint32_t *guessed;     /* [experts] those that are wanted, most first */
 };
 
 static inline cf_span exec_act(const cf_exec *x, cf_bufid buf)
@@ -113,10 +117,19 @@ int exec_rows(cf_exec *x, const cf_step *s, cf_err *err);
 int exec_route(cf_exec *x, const cf_step *s, cf_err *err);
 /* exec_pick.c: a choice in which the host has a say. exec_pick chooses alone, exec_pick_limit takes from
  * what the device chose; both leave it in x->chosen and x->weights and hand it to the device. */
-/* exec_moe.c: the classifier's logits of every row, on the device. */
-void exec_route_logits(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t width);
 int exec_pick(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t width, cf_err *err);
 void exec_pick_limit(cf_exec *x, const cf_route_def *d);
+/* Parts of ROUTE: logits of rows [n_rows, stride] of x; then the choice, `op` less what d says. */
+void exec_classify(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t stride, cf_span logits,
+                   uint32_t n_rows);
+void exec_choose(cf_exec *x, const cf_route_def *d, cf_op_route *op);
+/* PREDICT beside the ROUTE of MoE layer `moe`, part by part: norm and classify may run beside
+ * ROUTE's own ops of the same barrier; guess reads the result. All do nothing where it foresees
+ * nothing. */
+void exec_predict_norm(cf_exec *x, uint32_t moe);
+void exec_predict_classify(cf_exec *x, uint32_t moe);
+void exec_predict_choose(cf_exec *x, uint32_t moe);
+void exec_predict_guess(cf_exec *x, uint32_t moe);
 int exec_experts(cf_exec *x, const cf_step *s, cf_err *err);
 
 #endif

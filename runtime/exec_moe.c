@@ -1,6 +1,7 @@
 /* Routing and experts.
  *
- * ROUTE reads the chosen ids back and opens a group in the expert cache; EXPERTS computes the
+ * ROUTE reads the chosen ids back and opens a group in the expert cache (and foresees the next one:
+ * exec_predict.c); EXPERTS computes the
  * group: residents in one go, the others as they land. Each (row, rank) has its own row of output,
  * summed at the end in ascending expert id, so that no sum depends on what arrived when. */
 #include <string.h>
@@ -79,49 +80,64 @@ static int choice_report(cf_exec *x, const cf_moe_def *moe, cf_err *err)
     return 0;
 }
 
-/* The device's choice: each row by its own scores. */
-static int choice_make(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t width, cf_err *err)
-{
-    const cf_moe_def *moe = &x->model->moe[d->moe];
-    uint32_t k = moe->top_k, total = moe->experts + moe->zero_experts;
-    cf_span logits = exec_act(x, d->logits);
-    exec_route_logits(x, d, src, width);
-    exec_barrier(x);
-    cf_op_route op = {.logits = logits, .ids = exec_ids_span(x, CF_XB_IDS, k),
-                      .weights = exec_ids_span(x, CF_XB_CHOICE, k),
-                      .host_ids = exec_ids_span(x, CF_XB_HOST_IDS, k),
-                      .host_weights = exec_ids_span(x, CF_XB_HOST_CHOICE, k),
-                      .n_rows = x->n_rows, .n = total, .k = k, .score = d->score,
-                      .n_groups = d->n_groups, .top_groups = d->top_groups,
-                      .group_score = d->group_score, .renormalise = d->renormalise,
-                      .scale = d->scale, .jitter = d->jitter};
-    if (d->bias != CF_NO_WEIGHT)
-        op.bias = exec_weight(x, d->bias).span;
-    cf_gpu_route(x->gpu, CF_STREAM_COMPUTE, &op);
-    exec_recorded(x);
-    int rc = exec_finish(x, err);
-    return rc < 0 ? rc : choice_read(x, moe, err);
-}
-
-void exec_route_logits(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t width)
+void exec_classify(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t stride, cf_span logits,
+                   uint32_t n_rows)
 {
     const cf_moe_def *moe = &x->model->moe[d->moe];
     uint32_t total = moe->experts + moe->zero_experts;
-    cf_span logits = exec_act(x, d->logits);
-    exec_barrier(x);
     cf_gpu_linear(x->gpu, CF_STREAM_COMPUTE,
                   &(cf_op_linear){.w = exec_weight(x, d->classifier),
                                   .bias = exec_weight(x, d->logit_bias), .x = src, .y = logits,
-                                  .n_rows = x->n_rows, .x_stride = width, .y_stride = total,
+                                  .n_rows = n_rows, .x_stride = stride, .y_stride = total,
                                   .scale = 1});
     exec_recorded(x);
     if (d->cap <= 0)
         return;
     exec_barrier(x);
     cf_gpu_map(x->gpu, CF_STREAM_COMPUTE,
-               &(cf_op_map){.kind = CF_MAP_SOFTCAP, .a = logits, .y = logits, .n_rows = x->n_rows,
+               &(cf_op_map){.kind = CF_MAP_SOFTCAP, .a = logits, .y = logits, .n_rows = n_rows,
                             .width = total, .a_stride = total, .y_stride = total, .p = d->cap});
     exec_recorded(x);
+}
+
+void exec_choose(cf_exec *x, const cf_route_def *d, cf_op_route *op)
+{
+    const cf_moe_def *moe = &x->model->moe[d->moe];
+    op->n = moe->experts + moe->zero_experts;
+    op->k = moe->top_k;
+    op->score = d->score;
+    op->n_groups = d->n_groups;
+    op->top_groups = d->top_groups;
+    op->group_score = d->group_score;
+    op->renormalise = d->renormalise;
+    op->scale = d->scale;
+    op->jitter = d->jitter;
+    if (d->bias != CF_NO_WEIGHT)
+        op->bias = exec_weight(x, d->bias).span;
+    cf_gpu_route(x->gpu, CF_STREAM_COMPUTE, op);
+    exec_recorded(x);
+}
+
+/* The device's choice: each row by its own scores. */
+static int choice_make(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t width, cf_err *err)
+{
+    const cf_moe_def *moe = &x->model->moe[d->moe];
+    uint32_t k = moe->top_k;
+    cf_span logits = exec_act(x, d->logits);
+    exec_barrier(x);
+    exec_classify(x, d, src, width, logits, x->n_rows);
+    exec_predict_norm(x, d->moe);
+    exec_barrier(x);
+    exec_choose(x, d,
+                &(cf_op_route){.logits = logits, .ids = exec_ids_span(x, CF_XB_IDS, k),
+                               .weights = exec_ids_span(x, CF_XB_CHOICE, k),
+                               .host_ids = exec_ids_span(x, CF_XB_HOST_IDS, k),
+                               .host_weights = exec_ids_span(x, CF_XB_HOST_CHOICE, k),
+                               .n_rows = x->n_rows});
+    exec_predict_classify(x, d->moe);
+    exec_predict_choose(x, d->moe);
+    int rc = exec_finish(x, err);
+    return rc < 0 ? rc : choice_read(x, moe, err);
 }
 
 int exec_route(cf_exec *x, const cf_step *s, cf_err *err)
@@ -150,6 +166,7 @@ int exec_route(cf_exec *x, const cf_step *s, cf_err *err)
         to[i]->ram_hits += c.ram_hits;
         to[i]->misses += c.misses;
     }
+    exec_predict_guess(x, d->moe);
     return 0;
 }
 

@@ -80,7 +80,8 @@ int exec_pick(cf_exec *x, const cf_route_def *d, cf_span src, uint32_t width, cf
     const float *logits = NULL;
     cf_span host = cf_span_of(x->xb[CF_XB_HOST_LOGITS]);
     if (d->pick != CF_PICK_HASH) {
-        exec_route_logits(x, d, src, width);
+        exec_barrier(x);
+        exec_classify(x, d, src, width, exec_act(x, d->logits), x->n_rows);
         host = cf_span_sub(host, 0, (uint64_t)x->n_rows * moe->experts * sizeof *logits);
         exec_barrier(x);
         cf_gpu_copy(x->gpu, CF_STREAM_COMPUTE, host,

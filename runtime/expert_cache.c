@@ -17,7 +17,7 @@
  *  3. A pinned slot is neither evicted nor written.
  *  4. Device work reads a slot only after the slot's ready point; a pin falls only when the point
  *     of that work is reached.
- *  5. (Guessed prefetch: none is made here yet; reads of a group are all demands.)
+ *  5. A guess (expert_guess.c) is read to a place of its own: it evicts nothing and delays no demand.
  *  6. A failed read returns the slot to EMPTY and reaches the waiter once.
  *  7. slots >= 2 x top-k.
  *  8. What is in which place is a function of the plan: lookups and victims are decided in
@@ -27,69 +27,17 @@
  * of an earlier entry of the same group (residency.h: `after`) waits until the device is done with
  * that entry: never for another one, however late it is.
  *
+ * The directory's slots are places in memory by way of `at`: when a record that was guessed is wanted,
+ * its place becomes the slot's, and what was the slot's place is free for the next guess.
+ *
  * Locking: `lock` guards slot states, the arrival list, the landing places and the stall clocks.
  * The group and the directory belong to the engine thread. */
-#include "runtime/expert_cache.h"
-
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/align.h"
 #include "runtime/base/clock.h"
-#include "runtime/copier.h"
-
-enum { NONE = CF_NO_PLACE };
-
-typedef enum { EMPTY, READING, COPYING, READY } slot_state;
-
-struct slot {
-    slot_state state;
-    uint32_t moe, expert; /* the key, unless EMPTY */
-    uint32_t pins;
-    uint32_t entry;   /* of the group that awaits it, or NONE */
-    uint32_t landing; /* where it is read to, or NONE */
-    uint32_t copies;  /* jobs that the copy thread has not finished */
-    uint64_t piece_off[CF_RECORD_EXTENTS]; /* of each extent of the record */
-    cf_gpu_point ready;
-    cf_layout layout;
-    cf_fetch_req req;
-    cf_copy_job fill, save;
-    cf_cache *cache;
-    struct slot *next; /* in the arrival list or the list that waits for a landing place */
-};
-
-/* One expert of the current group, in order of processing. */
-struct entry {
-    bool started, taken, used;
-    cf_gpu_point done; /* of the work that used it */
-};
-
-struct list {
-    struct slot *head, **tail;
-};
-
-struct cf_cache {
-    cf_cache_options o;
-    uint32_t n_slots, n_moe, experts;
-    struct slot *slots;
-    cf_residency *residency;
-    cf_copier *copier;
-
-    /* The group, of the engine thread. */
-    uint32_t moe, n_entries, n_hits, n_taken, n_started;
-    cf_placing *placing;   /* [experts] decisions, in order of processing */
-    struct entry *entries; /* [experts] likewise */
-    uint32_t *order;       /* [experts] of route's list -> entry */
-
-    pthread_mutex_t lock;
-    pthread_cond_t arrival;
-    struct list arrived; /* usable (or failed), not yet taken by the engine */
-    struct list waiting; /* reads that wait for a landing place */
-    uint32_t *free_landings, n_free_landings;
-    uint32_t in_flight; /* reads and copies */
-    cf_cache_stats stats;
-};
+#include "runtime/expert_cache_internal.h"
 
 static void list_init(struct list *l)
 {
@@ -122,8 +70,7 @@ static uint32_t slot_index(const cf_cache *c, const struct slot *s)
 
 /* ---- transitions ---- */
 
-/* Hands a read to the fetcher. The lock is held. */
-static void read_submit(cf_cache *c, struct slot *s, uint32_t landing)
+void cache_read_submit(cf_cache *c, struct slot *s, uint32_t landing, cf_fetch_class cls)
 {
     s->landing = landing;
     s->req.slab = cf_landing_host(c->o.slots, landing);
@@ -131,10 +78,9 @@ static void read_submit(cf_cache *c, struct slot *s, uint32_t landing)
     /* The bytes of the landing place change from here on: no device work may still read them. */
     cf_gpu_host_write(cf_landing_span(c->o.slots, landing));
     cf_fetch_req *req = &s->req;
-    cf_fetch_submit(c->o.fetch, &req, 1, CF_FETCH_DEMAND);
+    cf_fetch_submit(c->o.fetch, &req, 1, cls);
 }
 
-/* Where the record's pieces are read to, and where they belong in the slot. */
 static void slot_lay_out(const cf_cache *c, struct slot *s)
 {
     const cf_moe_def *def = &c->o.model->moe[s->moe];
@@ -149,6 +95,14 @@ static void slot_lay_out(const cf_cache *c, struct slot *s)
     s->req.n_runs = s->layout.n_runs;
 }
 
+void slot_key(cf_cache *c, struct slot *s, uint32_t moe, uint32_t expert)
+{
+    s->moe = moe;
+    s->expert = expert;
+    s->guessed = s->usable = false;
+    slot_lay_out(c, s);
+}
+
 static void copy_push(cf_cache *c, cf_copy_job *job, cf_copy_kind kind, struct slot *s,
                       uint32_t other)
 {
@@ -160,22 +114,27 @@ static void copy_push(cf_cache *c, cf_copy_job *job, cf_copy_kind kind, struct s
     cf_copier_push(c->copier, job);
 }
 
-/* The slot is usable: whoever waits for it learns of it. The lock is held. */
-static void slot_arrive(cf_cache *c, struct slot *s)
+/* Whoever waits for anything to change looks again, also when the slot was nobody's. */
+void cache_arrive(cf_cache *c, struct slot *s)
 {
-    list_push(&c->arrived, s);
+    if (s->entry != NONE)
+        list_push(&c->arrived, s);
     pthread_cond_signal(&c->arrival);
 }
 
-static void landing_free(cf_cache *c, uint32_t landing)
+void cache_landing_free(cf_cache *c, struct slot *s)
 {
     if (c->o.slots->shape.in_place)
         return;
-    struct slot *s = list_pop(&c->waiting);
-    if (s)
-        read_submit(c, s, landing);
+    c->guesses.n_landings -= s->guess_landing;
+    s->guess_landing = false;
+    struct slot *next = list_pop(&c->waiting);
+    if (next)
+        cache_read_submit(c, next, s->landing, CF_FETCH_DEMAND);
     else
-        c->free_landings[c->n_free_landings++] = landing;
+        c->free_landings[c->n_free_landings++] = s->landing;
+    s->landing = NONE;
+    guesses_start(c);
 }
 
 /* READING -> EMPTY, reported through the request's status. The lock is held; the directory learns
@@ -184,15 +143,16 @@ static void slot_read_failed(cf_cache *c, struct slot *s)
 {
     s->state = EMPTY;
     s->pins = 0;
-    landing_free(c, s->landing);
-    slot_arrive(c, s);
+    cache_landing_free(c, s);
+    cache_arrive(c, s);
+    slot_retire_when_idle(c, s);
 }
 
 static void slot_show_read(cf_cache *c, const struct slot *s)
 {
     if (!cf_timeline_on(c->o.timeline))
         return;
-    cf_timeline_event e = {.begin_ns = s->req.begin_ns, .end_ns = s->req.end_ns, .name = "record",
+    cf_timeline_event e = {.begin_ns = s->req.begin_ns, .end_ns = s->req.end_ns, .name = s->guessed ? "guess" : "record",
                            .expert = s->expert, .layer = (uint16_t)c->o.model->moe[s->moe].layer,
                            .track = CF_TRACK_READS};
     for (uint32_t i = 0; i < s->layout.n_runs; i++)
@@ -213,8 +173,10 @@ static void slot_on_read(cf_fetch_req *req, void *user)
         slot_read_failed(c, s);
     } else if (in_place && !cf_layout_unsettled(&s->layout)) {
         s->state = READY;
+        s->usable = true;
         s->ready = (cf_gpu_point){CF_STREAM_TRANSFER, 0};
-        slot_arrive(c, s);
+        cache_arrive(c, s);
+        slot_retire_when_idle(c, s);
     } else {
         s->state = COPYING;
         copy_push(c, &s->fill, in_place ? CF_COPY_SETTLE : CF_COPY_FILL, s, s->landing);
@@ -231,12 +193,14 @@ static void slot_on_copy_submitted(void *user, cf_copy_job *job, cf_gpu_point po
         return;
     pthread_mutex_lock(&c->lock);
     s->ready = point;
+    s->usable = true;
     if (job->kind == CF_COPY_SETTLE) {
         s->state = READY;
         s->copies--;
         c->in_flight--;
     }
-    slot_arrive(c, s);
+    cache_arrive(c, s);
+    slot_retire_when_idle(c, s);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -252,7 +216,8 @@ static void slot_on_copy_finished(void *user, cf_copy_job *job)
     if (job->kind != CF_COPY_SAVE)
         s->state = READY;
     if (job->kind == CF_COPY_FILL)
-        landing_free(c, job->other);
+        cache_landing_free(c, s);
+    slot_retire_when_idle(c, s);
     pthread_cond_signal(&c->arrival);
     pthread_mutex_unlock(&c->lock);
 }
@@ -274,16 +239,16 @@ static void slot_evict(cf_cache *c, struct slot *s, uint32_t demote_slab)
 static void slot_start(cf_cache *c, uint32_t index)
 {
     const cf_placing *p = &c->placing[index];
-    struct slot *s = &c->slots[p->slot];
+    struct slot *s = c->at[p->slot];
+    c->entries[index].started = true;
     if (p->evicted_moe != NONE)
         slot_evict(c, s, p->demote_slab);
     cf_assert(s->state == EMPTY && !s->pins);
-    s->moe = c->moe;
-    s->expert = p->expert;
+    if (c->entries[index].guess && guess_adopt(c, index))
+        return;
+    slot_key(c, s, c->moe, p->expert);
     s->pins = 1;
     s->entry = index;
-    slot_lay_out(c, s);
-    c->entries[index].started = true;
     if (p->source == CF_FROM_RAM) {
         s->state = COPYING;
         copy_push(c, &s->fill, CF_COPY_RAISE, s, p->slab);
@@ -292,9 +257,9 @@ static void slot_start(cf_cache *c, uint32_t index)
     s->state = READING;
     c->in_flight++;
     if (c->o.slots->shape.in_place)
-        read_submit(c, s, p->slot);
+        cache_read_submit(c, s, slot_index(c, s), CF_FETCH_DEMAND);
     else if (c->n_free_landings)
-        read_submit(c, s, c->free_landings[--c->n_free_landings]);
+        cache_read_submit(c, s, c->free_landings[--c->n_free_landings], CF_FETCH_DEMAND);
     else
         list_push(&c->waiting, s);
 }
@@ -317,10 +282,13 @@ void cf_cache_route(cf_cache *c, uint32_t moe, const uint32_t *experts, uint32_t
         counts->ram_hits += p->source == CF_FROM_RAM;
         counts->misses += p->source == CF_FROM_DRIVE;
         if (p->source == CF_FROM_VRAM)
-            c->slots[p->slot].pins++;
+            c->at[p->slot]->pins++;
     }
-    pthread_mutex_unlock(&c->lock);
     c->n_hits = c->n_started = counts->hits;
+    uint32_t ready = guesses_resolve(c);
+    counts->hits += ready;
+    counts->misses -= ready;
+    pthread_mutex_unlock(&c->lock);
     if (c->o.prefetch)
         cf_cache_start(c);
 }
@@ -368,7 +336,7 @@ static void entry_hand_out(cf_cache *c, uint32_t index, cf_cache_entry *out)
 {
     struct entry *e = &c->entries[index];
     const cf_placing *placing = &c->placing[index];
-    const struct slot *s = &c->slots[placing->slot];
+    const struct slot *s = c->at[placing->slot];
     const cf_moe_def *def = &c->o.model->moe[c->moe];
     *out = (cf_cache_entry){.index = index, .expert = placing->expert, .ready = s->ready};
     for (int i = 0; i < CF_EXPERT_PIECES; i++) {
@@ -400,7 +368,7 @@ static int overflow_advance(cf_cache *c, bool wait, cf_err *err)
                 return rc;
         }
         wait = false;
-        c->slots[c->placing[c->n_started].slot].pins--;
+        c->at[c->placing[c->n_started].slot]->pins--;
         slot_start(c, c->n_started++);
     }
     return 0;
@@ -420,7 +388,7 @@ static void arrival_wait(cf_cache *c)
         for (uint32_t i = 0; i < c->n_entries && !reading; i++) {
             const struct entry *e = &c->entries[i];
             reading = e->started && !e->taken &&
-                      c->slots[c->placing[i].slot].state == READING;
+                      c->at[c->placing[i].slot]->state == READING;
         }
         pthread_cond_wait(&c->arrival, &c->lock);
     }
@@ -477,8 +445,8 @@ void cf_cache_used(cf_cache *c, const cf_cache_entry *entries, uint32_t n, cf_gp
 /* Whether entry `index` still holds its slot: nobody of the group has taken it over. */
 static bool entry_holds_slot(const cf_cache *c, uint32_t index)
 {
-    return c->slots[c->placing[index].slot].expert == c->placing[index].expert &&
-           c->slots[c->placing[index].slot].moe == c->moe;
+    const struct slot *s = c->at[c->placing[index].slot];
+    return s->expert == c->placing[index].expert && s->moe == c->moe;
 }
 
 void cf_cache_end(cf_cache *c)
@@ -488,7 +456,7 @@ void cf_cache_end(cf_cache *c)
     for (uint32_t i = 0; i < c->n_entries; i++) {
         cf_assert(c->entries[i].used);
         if (entry_holds_slot(c, i))
-            c->slots[c->placing[i].slot].pins--;
+            c->at[c->placing[i].slot]->pins--;
     }
     c->n_entries = 0;
     pthread_mutex_unlock(&c->lock);
@@ -500,7 +468,7 @@ static void unstarted_drop(cf_cache *c)
 {
     for (uint32_t i = c->n_started; i < c->n_entries; i++) {
         const cf_placing *p = &c->placing[i];
-        struct slot *s = &c->slots[p->slot];
+        struct slot *s = c->at[p->slot];
         cf_residency_drop(c->residency, c->moe, p->expert);
         if (p->demote_slab != NONE)
             cf_residency_drop(c->residency, p->evicted_moe, p->evicted_expert);
@@ -514,6 +482,7 @@ static void unstarted_drop(cf_cache *c)
 void cf_cache_abort(cf_cache *c)
 {
     pthread_mutex_lock(&c->lock);
+    guesses_drop(c);
     while (c->in_flight)
         pthread_cond_wait(&c->arrival, &c->lock);
     struct slot *s;
@@ -528,8 +497,8 @@ void cf_cache_abort(cf_cache *c)
         const struct entry *e = &c->entries[i];
         if (e->used && e->done.value > last.value)
             last = e->done;
-        c->slots[c->placing[i].slot].entry = NONE;
-        c->slots[c->placing[i].slot].pins = 0;
+        c->at[c->placing[i].slot]->entry = NONE;
+        c->at[c->placing[i].slot]->pins = 0;
     }
     c->n_entries = 0;
     pthread_mutex_unlock(&c->lock);
@@ -549,7 +518,9 @@ static uint32_t experts_most(const cf_model *model)
 uint64_t cf_cache_memory(const cf_model *model, uint32_t n_slots, uint32_t n_tier)
 {
     uint32_t experts = experts_most(model);
-    return n_slots * (uint64_t)sizeof(struct slot) +
+    return n_slots * (uint64_t)(sizeof(struct slot) + 2 * sizeof(struct slot *)) +
+           model->n_moe * (uint64_t)sizeof(struct guess_share) +
+           2 * CF_ROUTE_MAX_K * sizeof(struct guess) +
            experts * (uint64_t)(sizeof(struct entry) + sizeof(cf_placing) + sizeof(uint32_t)) +
            cf_residency_memory(model->n_moe, experts, n_slots, n_tier);
 }
@@ -569,19 +540,24 @@ int cf_cache_create(cf_cache **out, const cf_cache_options *options, cf_err *err
     list_init(&c->waiting);
     int rc = 0;
     uint32_t landings = cf_landing_count(options->slots);
-    c->slots = calloc(c->n_slots, sizeof *c->slots);
+    uint32_t n_guess = options->slots->shape.n_guess, n_places = c->n_slots + n_guess;
+    c->slots = calloc(n_places, sizeof *c->slots);
+    c->at = calloc(c->n_slots, sizeof(struct slot *));
     c->placing = calloc(c->experts + 1, sizeof *c->placing);
     c->entries = calloc(c->experts + 1, sizeof *c->entries);
     c->order = calloc(c->experts + 1, sizeof *c->order);
     c->free_landings = calloc(landings + 1, sizeof *c->free_landings);
-    if (!c->slots || !c->placing || !c->entries || !c->order || !c->free_landings) {
+    if (!c->slots || !c->at || !c->placing || !c->entries || !c->order || !c->free_landings) {
         rc = CF_FAIL(err, -ENOMEM, "out of memory for the tables of %u slots", c->n_slots);
         goto fail;
     }
     CF_TRY(cf_residency_create(&c->residency, c->n_moe, c->experts, c->n_slots,
                                options->slots->shape.n_tier, err));
-    for (uint32_t i = 0; i < c->n_slots; i++) {
+    CF_TRY(guesses_init(c, n_guess, err));
+    for (uint32_t i = 0; i < n_places; i++) {
         struct slot *s = &c->slots[i];
+        if (i < c->n_slots)
+            c->at[i] = s;
         s->cache = c;
         s->entry = s->landing = NONE;
         s->req.done = slot_on_read;
@@ -608,7 +584,9 @@ void cf_cache_destroy(cf_cache **cache)
     cf_copier_destroy(&c->copier);
     pthread_cond_destroy(&c->arrival);
     pthread_mutex_destroy(&c->lock);
+    guesses_finish(c);
     free(c->slots);
+    free(c->at);
     free(c->placing);
     cf_residency_destroy(&c->residency);
     free(c->entries);
@@ -633,7 +611,7 @@ bool cf_cache_holds(const cf_cache *c, uint32_t moe, uint32_t expert)
     pthread_mutex_t *lock = (pthread_mutex_t *)&c->lock;
     pthread_mutex_lock(lock);
     uint32_t slot = cf_residency_slot(c->residency, moe, expert);
-    bool holds = slot != NONE && c->slots[slot].state == READY;
+    bool holds = slot != NONE && c->at[slot]->state == READY;
     pthread_mutex_unlock(lock);
     return holds;
 }
@@ -647,21 +625,23 @@ bool cf_cache_holds_ram(const cf_cache *c, uint32_t moe, uint32_t expert)
 static const char *slots_verify(const cf_cache *c)
 {
     for (uint32_t i = 0; i < c->n_slots; i++) {
-        const struct slot *s = &c->slots[i];
+        const struct slot *s = c->at[i];
         if (s->state == EMPTY && s->pins)
             return "invariant 3: an EMPTY slot is pinned";
         if (s->pins)
             return "invariant 4: a pin outlives its group";
+        if (s->out)
+            return "invariant 5: a slot's place is given up";
         if (s->state != EMPTY && cf_residency_slot(c->residency, s->moe, s->expert) != i)
             return "invariant 2: a slot's record is elsewhere in the directory";
     }
     for (uint32_t m = 0; m < c->n_moe; m++)
         for (uint32_t e = 0; e < c->experts; e++) {
             uint32_t at = cf_residency_slot(c->residency, m, e);
-            if (at != NONE && c->slots[at].state == EMPTY)
+            if (at != NONE && c->at[at]->state == EMPTY)
                 return "invariant 2: the directory has a record in an EMPTY slot";
         }
-    return NULL;
+    return guesses_verify(c);
 }
 
 const char *cf_cache_verify(cf_cache *c)

@@ -6,6 +6,7 @@
  *     cf_cache_take    entries whose bytes the device may use, hits first, then as they arrive
  *     cf_cache_used    the device work that reads an entry is submitted
  *     cf_cache_end     all entries were used; the pins fall with that work
+ * Between route and the next route, cf_cache_guess may name records to be read ahead of it.
  * A group larger than the cache is served in one pass: an entry that was used gives its slot to
  * the next miss of the group.
  *
@@ -32,7 +33,7 @@ typedef struct cf_cache_options {
     const cf_model *model;
     const cf_slots *slots;
     cf_policy *policy;
-    bool prefetch;
+    bool prefetch; /* reads start in route; guesses are made */
     cf_timeline *timeline;       /* may be NULL */
     void (*on_wait)(void *user); /* the engine thread is about to wait for a read; may be NULL */
     void *on_wait_user;
@@ -47,12 +48,15 @@ typedef struct cf_cache_entry {
 } cf_cache_entry;
 
 typedef struct cf_group_counts {
-    uint32_t lookups, hits, ram_hits, misses; /* hits: of VRAM */
+    uint32_t lookups, hits, ram_hits, misses; /* hits: of VRAM, guesses that are READY included */
 } cf_group_counts;
 
 typedef struct cf_cache_stats {
     uint64_t io_stall_ns, copy_stall_ns, evictions;
     uint64_t copy_busy_ns; /* of the copy thread */
+    /* made = used + wasted + cancelled, but for those that are open. used: what came to be chosen;
+     * late: of these, not READY by then; cancelled: nothing was read. */
+    uint64_t guesses_made, guesses_used, guesses_late, guesses_wasted, guesses_cancelled;
 } cf_cache_stats;
 
 int cf_cache_create(cf_cache **out, const cf_cache_options *options, cf_err *err);
@@ -65,6 +69,11 @@ uint64_t cf_cache_memory(const cf_model *model, uint32_t n_slots, uint32_t n_tie
  * the group. */
 void cf_cache_route(cf_cache *c, uint32_t moe, const uint32_t *experts, uint32_t n,
                     cf_group_counts *counts);
+/* The group of MoE layer `moe`, expected next, will probably choose these (distinct, likeliest
+ * first): those that are in no tier are read while the drive is idle, at most guesses_max of them.
+ * After cf_cache_route of the group before it; the next route resolves them. */
+void cf_cache_guess(cf_cache *c, uint32_t moe, const uint32_t *experts, uint32_t n);
+uint32_t cf_cache_guesses_max(const cf_cache *c);
 /* Index in the group of the i-th expert given to route. */
 uint32_t cf_cache_order(const cf_cache *c, uint32_t i);
 void cf_cache_start(cf_cache *c);

@@ -37,14 +37,15 @@ void cf_slots_memory(const cf_slots_shape *s, uint64_t max_alloc_bytes, uint64_t
 {
     uint64_t slabs = s->in_place ? 0 : blocks_bytes(s->n_slabs, max_alloc_bytes, s->slab_bytes);
     *device_bytes =
-        blocks_bytes(s->n_slots, max_alloc_bytes, s->slot_bytes) + (s->staged ? slabs : 0);
+        blocks_bytes(s->n_slots + s->n_guess, max_alloc_bytes, s->slot_bytes) + (s->staged ? slabs : 0);
     *host_bytes = slabs + blocks_bytes(s->n_tier, max_alloc_bytes, s->slot_bytes);
 }
 
 static int slot_block_init(cf_slots *s, cf_gpu *gpu, cf_ledger *ledger, uint32_t i, cf_err *err)
 {
     cf_slot_block *b = &s->slot_blocks[i];
-    uint64_t bytes = block_bytes(s->shape.n_slots, s->slots_per_block, i, s->shape.slot_bytes);
+    uint64_t bytes = block_bytes(s->shape.n_slots + s->shape.n_guess, s->slots_per_block, i,
+                                 s->shape.slot_bytes);
     if (!s->shape.in_place)
         return cf_gpu_buf_create(gpu, CF_BUF_DEVICE, bytes, "expert slots", &b->buf, err);
     int rc = cf_pages_init(&b->pages, bytes, ledger, CF_POOL_DEVICE, "expert slots", err);
@@ -87,7 +88,7 @@ int cf_slots_init(cf_slots *slots, cf_gpu *gpu, cf_ledger *ledger, const cf_slot
         return CF_FAIL(err, CF_ELIMIT,
                        "an expert record of %llu bytes exceeds the largest device buffer",
                        (unsigned long long)shape->slot_bytes);
-    slots->n_slot_blocks = (uint32_t)cf_ceil_div(shape->n_slots, slots->slots_per_block);
+    slots->n_slot_blocks = (uint32_t)cf_ceil_div(shape->n_slots + shape->n_guess, slots->slots_per_block);
     slots->slot_blocks = calloc(slots->n_slot_blocks + 1, sizeof *slots->slot_blocks);
     if (!shape->in_place)
         slots->n_slab_blocks = (uint32_t)cf_ceil_div(shape->n_slabs, slots->slabs_per_block);
@@ -146,7 +147,8 @@ cf_span cf_slots_tier_span(const cf_slots *slots, uint32_t i)
 
 uint32_t cf_landing_count(const cf_slots *slots)
 {
-    return slots->shape.in_place ? slots->shape.n_slots : slots->shape.n_slabs;
+    return slots->shape.in_place ? slots->shape.n_slots + slots->shape.n_guess
+                                 : slots->shape.n_slabs;
 }
 
 /* The block of landing place i, and where the place begins in it. */

@@ -14,10 +14,13 @@
 #include "runtime/base/pages.h"
 #include "storage/io.h"
 
+enum { CF_MIN_SLABS = 2 }; /* that demands can always read to */
+
 typedef struct cf_slots_shape {
     bool in_place;
     bool staged; /* !in_place, and slabs need a mapped staging buffer */
     uint32_t n_slots;
+    uint32_t n_guess;                /* places of slots' size beside them, for guesses */
     uint32_t n_slabs;                /* what reads go into; 0 in place */
     uint32_t n_tier;                 /* places of the RAM tier, each a slot's copy */
     uint64_t slot_bytes, slab_bytes; /* slab_bytes = slot_bytes in place */

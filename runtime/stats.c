@@ -32,6 +32,11 @@ void cf_engine_get_stats(const cf_engine *e, cf_stats *out)
         .all = {c->prefill.selected + c->decode.selected, c->prefill.zero + c->decode.zero,
                 c->prefill.lookups + c->decode.lookups, c->prefill.vram_hits + c->decode.vram_hits,
                 c->prefill.ram_hits + c->decode.ram_hits, c->prefill.misses + c->decode.misses},
+        .prefetch_issued = cache.guesses_made,
+        .prefetch_used = cache.guesses_used,
+        .prefetch_late = cache.guesses_late,
+        .prefetch_wasted = cache.guesses_wasted,
+        .prefetch_cancelled = cache.guesses_cancelled,
         .io_reads = io.reads,
         .io_bytes = io.bytes,
         .io_busy_s = cf_seconds(io.busy_ns),
@@ -50,6 +55,7 @@ void cf_engine_get_stats(const cf_engine *e, cf_stats *out)
         .kv_bytes = cf_kv_bytes(p, e->model),
         .slot_bytes = p->shape.slot_bytes,
         .slots = p->shape.n_slots,
+        .guess_slots = p->shape.n_guess,
         .slabs = p->shape.n_slabs + p->shape.n_tier,
         .slot_waste = p->shape.slot_bytes
                           ? 1 - (double)p->mean_record_bytes / (double)p->shape.slot_bytes
@@ -142,10 +148,11 @@ char *cf_engine_stats_json(const cf_engine *e)
                                   ratio((double)s.generated_tokens, s.decode_s)));
     json_object_set_new(j, "experts", experts_json(&s));
     json_object_set_new(j, "prefetch",
-                        json_pack("{s:I s:I s:I s:I}", "issued", (json_int_t)s.prefetch_issued,
+                        json_pack("{s:I s:I s:I s:I s:I}", "issued", (json_int_t)s.prefetch_issued,
                                   "used", (json_int_t)s.prefetch_used, "late",
                                   (json_int_t)s.prefetch_late, "wasted",
-                                  (json_int_t)s.prefetch_wasted));
+                                  (json_int_t)s.prefetch_wasted, "cancelled",
+                                  (json_int_t)s.prefetch_cancelled));
     json_object_set_new(
         j, "io",
         json_pack("{s:s s:b s:I s:I s:f s:f s:I s:I s:I s:I}", "engine",
@@ -162,11 +169,11 @@ char *cf_engine_stats_json(const cf_engine *e)
     json_object_set_new(j, "overlap", json_real(overlap > 0 ? overlap : 0));
     json_object_set_new(
         j, "memory",
-        json_pack("{s:I s:I s:I s:I s:I s:I s:I s:I s:f}", "vram_budget",
+        json_pack("{s:I s:I s:I s:I s:I s:I s:I s:I s:I s:f}", "vram_budget",
                   (json_int_t)s.vram_budget, "vram_peak", (json_int_t)s.vram_peak, "ram_budget",
                   (json_int_t)s.ram_budget, "ram_peak", (json_int_t)s.ram_peak, "kv_bytes",
                   (json_int_t)s.kv_bytes, "slots", (json_int_t)s.slots, "slot_bytes",
-                  (json_int_t)s.slot_bytes, "slabs", (json_int_t)s.slabs, "slot_waste",
+                  (json_int_t)s.slot_bytes, "guess_slots", (json_int_t)s.guess_slots, "slabs", (json_int_t)s.slabs, "slot_waste",
                   s.slot_waste));
     json_object_set_new(j, "layers", layers_json(e));
     char *text = json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(9));

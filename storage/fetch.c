@@ -68,6 +68,7 @@ struct cf_fetch {
     cf_err open_err;
     cf_fetch_stats stats;
     uint64_t busy_since_ns; /* 0: nothing in flight */
+    uint32_t demands_active; /* raised prefetches included */
     /* The I/O thread's. */
     read_slot *slots, *free_slots, *retry_head, *retry_tail;
     uint32_t in_flight, prefetch_slots, n_active;
@@ -163,7 +164,8 @@ static void request_finish(cf_fetch *f, cf_fetch_req *req)
     req->end_ns = cf_clock_ns();
     pthread_mutex_lock(&f->lock);
     req->state = IDLE;
-    f->stats.failures += req->status < 0;
+    f->stats.failures += req->status < 0 && !req->abandoned;
+    f->demands_active -= req->cls == CF_FETCH_DEMAND || req->raised;
     pthread_mutex_unlock(&f->lock);
     f->n_active--;
     req->done(req, req->user); /* the request may be gone or submitted again from here on */
@@ -205,27 +207,53 @@ static int request_check_runs(const cf_fetch *f, const cf_fetch_req *req, cf_err
     return 0;
 }
 
-/* The request whose bytes are to be asked for next: demand first; NULL: none, or no room. */
+/* The next request of a class that is queued, now active; NULL: none. */
+static cf_fetch_req *queued_take(cf_fetch *f, cf_fetch_class cls)
+{
+    pthread_mutex_lock(&f->lock);
+    cf_fetch_req *req = queue_pop(&f->queues[cls]);
+    if (req) {
+        req->state = ACTIVE;
+        f->demands_active += cls == CF_FETCH_DEMAND;
+    }
+    pthread_mutex_unlock(&f->lock);
+    f->n_active += req != NULL;
+    f->current[cls] = req;
+    return req;
+}
+
+/* A prefetch that was given up asks for nothing more. */
+static void abandoned_drop(cf_fetch *f)
+{
+    cf_fetch_req *req = f->current[CF_FETCH_PREFETCH];
+    pthread_mutex_lock(&f->lock);
+    bool abandoned = req && req->abandoned;
+    pthread_mutex_unlock(&f->lock);
+    if (!abandoned)
+        return;
+    cf_err err = {0};
+    CF_FAIL(&err, -ECANCELED, "the prefetch was given up");
+    request_fail(f, req, &err);
+    if (request_over(req)) /* else its last read finishes it */
+        request_finish(f, req);
+}
+
+/* The request whose bytes are to be asked for next: demand first, and a prefetch only while no
+ * demand is active; NULL: none, or no room. */
 static cf_fetch_req *current_take(cf_fetch *f)
 {
     uint32_t prefetch_max = f->options.io.depth > 1 ? f->options.io.depth / 2 : 1;
-    for (int cls = CF_FETCH_DEMAND; cls <= CF_FETCH_PREFETCH; cls++) {
-        if (cls == CF_FETCH_PREFETCH && f->prefetch_slots >= prefetch_max)
-            return NULL;
-        if (f->current[cls])
-            return f->current[cls];
-        pthread_mutex_lock(&f->lock);
-        cf_fetch_req *req = queue_pop(&f->queues[cls]);
-        if (req)
-            req->state = ACTIVE;
-        pthread_mutex_unlock(&f->lock);
-        if (!req)
-            continue;
-        f->n_active++;
-        f->current[cls] = req;
-        return req;
-    }
-    return NULL;
+    cf_fetch_req *prefetch = f->current[CF_FETCH_PREFETCH];
+    pthread_mutex_lock(&f->lock);
+    bool raised = prefetch && prefetch->raised, idle = f->demands_active == 0;
+    pthread_mutex_unlock(&f->lock);
+    if (raised)
+        return prefetch;
+    if (f->current[CF_FETCH_DEMAND] || queued_take(f, CF_FETCH_DEMAND))
+        return f->current[CF_FETCH_DEMAND];
+    if (!idle || f->prefetch_slots >= prefetch_max)
+        return NULL;
+    return prefetch ? prefetch : queued_take(f, CF_FETCH_PREFETCH);
 }
 
 /* Gives the next part of a request to a free slot. */
@@ -300,6 +328,7 @@ static read_slot *slot_next(cf_fetch *f)
     }
     while (f->free_slots) {
         cf_err err = f->broken;
+        abandoned_drop(f);
         cf_fetch_req *req = current_take(f);
         if (!req)
             return NULL;
@@ -631,6 +660,7 @@ static void request_queue(cf_fetch *f, cf_fetch_req *req, cf_fetch_class cls)
     req->run = req->outstanding = 0;
     req->run_off = 0;
     req->cls = cls;
+    req->raised = req->abandoned = false;
     req->state = QUEUED;
     queue_push(&f->queues[cls], req);
 }
@@ -653,17 +683,39 @@ void cf_fetch_raise(cf_fetch *f, cf_fetch_req *req)
         req->cls = CF_FETCH_DEMAND;
         queue_push(&f->queues[CF_FETCH_DEMAND], req);
         thread_wake(f);
+    } else if (req->state == ACTIVE && req->cls == CF_FETCH_PREFETCH && !req->raised) {
+        req->raised = true;
+        f->demands_active++;
+        thread_wake(f);
     }
     pthread_mutex_unlock(&f->lock);
+}
+
+/* What is queued leaves its queue. The lock is held. */
+static bool request_unqueue(cf_fetch *f, cf_fetch_req *req)
+{
+    if (req->state != QUEUED)
+        return false;
+    queue_remove(&f->queues[req->cls], req);
+    req->state = IDLE;
+    return true;
 }
 
 bool cf_fetch_cancel(cf_fetch *f, cf_fetch_req *req)
 {
     pthread_mutex_lock(&f->lock);
-    bool queued = req->state == QUEUED;
-    if (queued) {
-        queue_remove(&f->queues[req->cls], req);
-        req->state = IDLE;
+    bool queued = request_unqueue(f, req);
+    pthread_mutex_unlock(&f->lock);
+    return queued;
+}
+
+bool cf_fetch_abandon(cf_fetch *f, cf_fetch_req *req)
+{
+    pthread_mutex_lock(&f->lock);
+    bool queued = request_unqueue(f, req);
+    if (req->state == ACTIVE && req->cls == CF_FETCH_PREFETCH && !req->raised) {
+        req->abandoned = true;
+        thread_wake(f);
     }
     pthread_mutex_unlock(&f->lock);
     return queued;

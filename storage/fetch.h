@@ -1,8 +1,10 @@
 /* Fetch: records from files into slabs, asynchronously, on one I/O thread.
  *
  * A request is one record: a list of runs (storage/layout.h) read to `slab`. Requests are served
- * demand first, then prefetch, each in order of submission. Large runs are split into reads of at
- * most `split_bytes` so that the queue stays deep; reads of many requests are in flight together.
+ * demand first, then prefetch, each in order of submission; a prefetch's reads are asked for only
+ * while no demand is active, so that they cost a demand nothing but what is already in flight. Large
+ * runs are split into reads of at most `split_bytes` so that the queue stays deep; reads of many
+ * requests are in flight together.
  *
  * States of a request:  IDLE -> QUEUED -> ACTIVE -> IDLE (done called)
  *                              |  cancel
@@ -43,6 +45,7 @@ struct cf_fetch_req {
     cf_fetch_req *next;
     int state;
     cf_fetch_class cls;
+    bool raised, abandoned; /* while active */
     uint32_t run, outstanding;
     uint64_t run_off;
 };
@@ -70,11 +73,14 @@ void cf_fetch_get_stats(const cf_fetch *fetch, cf_fetch_stats *out);
 
 /* All n together, in order: none starts before all are queued. */
 void cf_fetch_submit(cf_fetch *fetch, cf_fetch_req *const *reqs, uint32_t n, cf_fetch_class cls);
-/* A prefetch becomes a demand: queued, it moves to the end of the demands; active or idle:
- * nothing. */
+/* A prefetch becomes a demand: queued, it moves to the end of the demands; active, what is left of
+ * it comes first; idle: nothing. */
 void cf_fetch_raise(cf_fetch *fetch, cf_fetch_req *req);
 /* True when the request was still queued: it is idle again and done is not called. */
 bool cf_fetch_cancel(cf_fetch *fetch, cf_fetch_req *req);
+/* The same; and of an active prefetch nothing more is asked for: done comes when what is in flight
+ * is in, with -ECANCELED unless that was all of it. */
+bool cf_fetch_abandon(cf_fetch *fetch, cf_fetch_req *req);
 /* Makes the I/O thread look again (a fault engine's `withhold` has changed its mind). */
 void cf_fetch_poke(cf_fetch *fetch);
 

@@ -2,6 +2,8 @@
  * out twice; a victim that depends on what arrived when; a pinned slot that is written; a failed
  * read that leaks a slot, is told twice or never, or spoils the next group.
  *
+ * Guesses: one that evicts, that makes a demand wait, that is read twice, or whose place is lost.
+ *
  * Random groups run through the cache and through a plain model of it: what is in VRAM, what in
  * RAM, and "the least worthy outside the group goes". Numbers are expert_cache.c's invariants.
  * Device work copies every piece of every entry out, under the hazard tracker; the device says
@@ -9,6 +11,7 @@
 #include "runtime/expert_cache.h"
 
 #include <stdatomic.h>
+#include <unistd.h>
 
 #include "gpu/backend.h"
 #include "runtime/base/align.h"
@@ -100,7 +103,7 @@ typedef enum { IN_PLACE, DISCRETE, STAGED } memory_mode;
 typedef struct setup {
     const char *name;
     memory_mode memory;
-    uint32_t slots, slabs, tier;
+    uint32_t slots, slabs, tier, guess; /* guess: places for guesses */
     bool prefetch;
     const char *policy;
     cf_io_fault fault;
@@ -108,6 +111,26 @@ typedef struct setup {
 } setup;
 
 typedef enum { NOWHERE, VRAM, RAM } place;
+
+typedef struct group {
+    uint32_t moe, n, experts[EXPERTS];
+    uint32_t hits, ram_hits;
+    bool overflows;
+    uint32_t order[EXPERTS]; /* entry -> expert, as the cache must process them */
+    uint64_t read_bytes;     /* of those that are nowhere */
+} group;
+
+/* What the cache may make of guesses: the next group's records that are nowhere, and how often such
+ * guesses were right, by layer. */
+typedef struct guess_model {
+    bool drawn; /* `next` is */
+    group next;
+    uint32_t moe, n, experts[EXPERTS];
+    bool on;
+    uint32_t made[LAYERS], right[LAYERS]; /* lately */
+    uint64_t issued, used;
+    uint64_t asked_bytes, wrong_bytes; /* of misses, and of wrong guesses at most */
+} guess_model;
 
 typedef struct rig {
     const setup *how;
@@ -119,13 +142,14 @@ typedef struct rig {
     cf_cache *cache;
     cf_gpu_buf *seen; /* [EXPERTS][CF_EXPERT_PIECES] copies of what the device saw */
     cf_rng plan, rng; /* what is asked for; and what may depend on timing */
-    atomic_ullong read_bytes;
+    atomic_ullong read_bytes, all_read_bytes;
     atomic_int hazards, waits;
     atomic_bool closed; /* completions are withheld while set */
     /* The model. */
     place at[LAYERS][EXPERTS];
     uint32_t n_at[3];
     uint64_t evictions;
+    guess_model guess;
     /* What happened, so that a run that tests nothing is seen. */
     uint32_t hits, ram_hits, misses, overflows, failures;
 } rig;
@@ -135,6 +159,7 @@ static void on_submit(void *user, uint32_t file, uint64_t off, uint32_t bytes)
     rig *r = user;
     (void)file, (void)off;
     atomic_fetch_add(&r->read_bytes, bytes);
+    atomic_fetch_add(&r->all_read_bytes, bytes);
 }
 
 static bool on_withhold(void *user)
@@ -163,7 +188,8 @@ static cf_slots_shape shape_make(const setup *how, uint32_t align)
                             .staged = how->memory == STAGED,
                             .n_slots = how->slots,
                             .n_slabs = how->slabs,
-                            .n_tier = how->tier};
+                            .n_tier = how->tier,
+                            .n_guess = how->guess};
     for (uint32_t l = 0; l < LAYERS; l++)
         for (uint32_t e = 0; e < moes[l].experts; e++) {
             cf_layout layout;
@@ -263,14 +289,6 @@ static void rig_verify(rig *r)
 
 /* ---- the model ---- */
 
-typedef struct group {
-    uint32_t moe, n, experts[EXPERTS];
-    uint32_t hits, ram_hits;
-    bool overflows;
-    uint32_t order[EXPERTS]; /* entry -> expert, as the cache must process them */
-    uint64_t read_bytes;     /* of those that are nowhere */
-} group;
-
 static bool group_has(const group *g, uint32_t moe, uint32_t expert)
 {
     for (uint32_t i = 0; moe == g->moe && i < g->n; i++)
@@ -327,6 +345,16 @@ static void model_evict(rig *r, const group *g, uint32_t at, uint32_t moe, uint3
     model_move(r, moe, expert, RAM);
 }
 
+static uint64_t record_read_bytes(const rig *r, uint32_t moe, uint32_t expert)
+{
+    cf_layout layout;
+    uint64_t bytes = 0;
+    cf_layout_plan(&layout, extents[moe][expert], CF_EXPERT_PIECES, r->files.align);
+    for (uint32_t k = 0; k < layout.n_runs; k++)
+        bytes += layout.runs[k].bytes;
+    return bytes;
+}
+
 static void model_order(rig *r, group *g)
 {
     static const place places[] = {VRAM, RAM, NOWHERE};
@@ -343,10 +371,7 @@ static void model_order(rig *r, group *g)
             g->ram_hits += places[p] == RAM;
             if (places[p] != NOWHERE)
                 continue;
-            cf_layout layout;
-            cf_layout_plan(&layout, extents[g->moe][e], CF_EXPERT_PIECES, r->files.align);
-            for (uint32_t k = 0; k < layout.n_runs; k++)
-                g->read_bytes += layout.runs[k].bytes;
+            g->read_bytes += record_read_bytes(r, g->moe, e);
         }
 }
 
@@ -409,8 +434,82 @@ static void group_draw(rig *r, group *g)
             g->experts[g->n++] = e;
     if (cf_rng_below(&r->plan, 40) == 0)
         g->n = 0; /* a token may choose zero experts only */
-    cf_policy_chunk(r->policy, 1);
-    cf_policy_choice(r->policy, g->moe, 0, g->experts, g->n, NULL);
+}
+
+/* ---- guesses ---- */
+
+/* Some of what the next group will want, and some of what it may not; now and then of a layer that
+ * does not come next at all. Which layers are guessed badly: the last. */
+static void guess_make(rig *r)
+{
+    guess_model *m = &r->guess;
+    bool in[EXPERTS] = {false};
+    uint32_t list[EXPERTS], n = 0;
+    if (!r->how->guess || cf_rng_below(&r->plan, 4) == 0)
+        return;
+    group_draw(r, &m->next);
+    m->drawn = true;
+    m->moe = cf_rng_below(&r->plan, 8) ? m->next.moe : (uint32_t)cf_rng_below(&r->plan, LAYERS);
+    for (uint32_t i = 0; i < m->next.n; i++)
+        if (cf_rng_below(&r->plan, 10) < (m->moe == LAYERS - 1 ? 1 : 8) &&
+            m->next.experts[i] < moes[m->moe].experts)
+            in[list[n++] = m->next.experts[i]] = true;
+    for (uint32_t i = 0; i < 2; i++) {
+        uint32_t e = (uint32_t)cf_rng_below(&r->plan, moes[m->moe].experts);
+        if (!in[e])
+            in[list[n++] = e] = true;
+    }
+    m->n = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (r->at[m->moe][list[i]] == NOWHERE && m->n < r->how->guess)
+            m->experts[m->n++] = list[i];
+    m->on = m->made[m->moe] < 16 || 2 * m->right[m->moe] >= m->made[m->moe];
+    m->issued += m->on ? m->n : 0;
+    cf_cache_guess(r->cache, m->moe, list, n);
+    rig_verify(r);
+}
+
+/* Group g came; returns how many of the guesses it wants. */
+static uint32_t guess_resolve(rig *r, const group *g)
+{
+    guess_model *m = &r->guess;
+    uint32_t right = 0;
+    for (uint32_t i = 0; i < m->n; i++) {
+        bool hit = group_has(g, m->moe, m->experts[i]);
+        if (!hit && m->on)
+            m->wrong_bytes += record_read_bytes(r, m->moe, m->experts[i]);
+        right += hit;
+        if (m->moe != g->moe)
+            continue;
+        if (m->made[g->moe] == 64) {
+            m->made[g->moe] /= 2;
+            m->right[g->moe] /= 2;
+        }
+        m->made[g->moe]++;
+        m->right[g->moe] += hit;
+    }
+    m->n = 0;
+    m->used += m->on ? right : 0;
+    return m->on ? right : 0;
+}
+
+/* With nothing open: counts, and no byte read that was not a miss's or a wrong guess's. */
+static void guess_check(rig *r, bool bytes)
+{
+    cf_cache_stats s;
+    guess_model *m = &r->guess;
+    cf_cache_abort(r->cache); /* nothing is on its way now */
+    for (uint32_t i = 0; m->on && i < m->n; i++)
+        m->wrong_bytes += record_read_bytes(r, m->moe, m->experts[i]);
+    m->n = 0;
+    cf_cache_get_stats(r->cache, &s);
+    CHECK_INT(s.guesses_made, m->issued);
+    CHECK_INT(s.guesses_used, m->used);
+    CHECK(s.guesses_late <= s.guesses_used);
+    CHECK_INT(s.guesses_made, s.guesses_used + s.guesses_wasted + s.guesses_cancelled);
+    uint64_t read = atomic_load(&r->all_read_bytes);
+    CHECK(!bytes || (read >= m->asked_bytes && read <= m->asked_bytes + m->wrong_bytes));
+    rig_verify(r);
 }
 
 static cf_span seen_span(const rig *r, uint32_t index, int piece)
@@ -519,15 +618,23 @@ static void group_run(rig *r, bool may_abort)
     cf_group_counts counts;
     bool taken[EXPERTS] = {false};
     place before[LAYERS][EXPERTS];
-    group_draw(r, &g);
+    if (r->guess.drawn)
+        g = r->guess.next;
+    else
+        group_draw(r, &g);
+    r->guess.drawn = false;
+    cf_policy_chunk(r->policy, 1);
+    cf_policy_choice(r->policy, g.moe, 0, g.experts, g.n, NULL);
     memcpy(before, r->at, sizeof before);
+    uint32_t right = guess_resolve(r, &g);
     model_route(r, &g);
+    r->guess.asked_bytes += g.read_bytes;
     atomic_store(&r->read_bytes, 0);
     cf_cache_route(r->cache, g.moe, g.experts, g.n, &counts);
     CHECK_INT(counts.lookups, g.n);
-    CHECK_INT(counts.hits, g.hits);
+    CHECK(counts.hits >= g.hits && counts.hits <= g.hits + right);
     CHECK_INT(counts.ram_hits, g.ram_hits);
-    CHECK_INT(counts.misses, g.n - g.hits - g.ram_hits);
+    CHECK_INT(counts.misses, g.n - counts.hits - g.ram_hits);
     for (uint32_t i = 0; i < g.n; i++) {
         uint32_t at = cf_cache_order(r->cache, i);
         CHECK(at < g.n && g.order[at] == g.experts[i]);
@@ -537,10 +644,12 @@ static void group_run(rig *r, bool may_abort)
     r->ram_hits += counts.ram_hits;
     r->misses += counts.misses;
     r->overflows += g.overflows;
+    guess_make(r);
 
     uint64_t fate = may_abort ? cf_rng_below(&r->plan, 12) : 2;
     if (fate == 0) { /* given up before, or soon after, the reads start */
         cf_cache_abort(r->cache);
+        r->guess.n = 0;
         rig_verify(r);
         model_resync(r, &g, before);
         return;
@@ -557,7 +666,7 @@ static void group_run(rig *r, bool may_abort)
         cf_cache_get_stats(r->cache, &stats);
         CHECK_INT(stats.evictions, r->evictions);
         /* Each record once: not more bytes than its windows have (2). */
-        if (r->how->fails == NEVER_FAILS)
+        if (r->how->fails == NEVER_FAILS && !r->how->guess)
             CHECK_INT(atomic_load(&r->read_bytes), g.read_bytes);
     } else if (rc == 0) {
         cf_cache_abort(r->cache);
@@ -565,8 +674,10 @@ static void group_run(rig *r, bool may_abort)
     r->failures += rc < 0;
     rig_verify(r);
     group_compare(r, &g, taken);
-    if (rc < 0 || fate == 1)
+    if (rc < 0 || fate == 1) {
+        r->guess.n = 0;
         model_resync(r, &g, before);
+    }
 }
 
 /* ---- cases ---- */
@@ -578,10 +689,13 @@ static void run_random(const setup *how)
     if (rig_open(&r, how, 1 + how->slots)) {
         for (int i = 0; i < (quiet ? 150 : 60) && !check_case_failed; i++)
             group_run(&r, false);
+        guess_check(&r, how->fails == NEVER_FAILS);
         for (int i = 0; i < (quiet ? 100 : 40) && !check_case_failed; i++)
             group_run(&r, true);
         for (int i = 0; i < 20 && !check_case_failed; i++)
             group_run(&r, false); /* after all that it works as at first */
+        guess_check(&r, false);
+        CHECK(r.guess.used || !how->guess || (how->slabs && how->slabs < 3));
         CHECK(r.hits && r.misses);
         CHECK((r.ram_hits != 0) == (how->tier != 0));
         CHECK(r.overflows || how->slots > 9);
@@ -680,6 +794,57 @@ static void random_all(void)
          .tier = 9,
          .fails = FAILS,
          .fault = one_bad},
+        {.name = "guesses in place", .slots = 2 * TOP_K, .guess = 3, .prefetch = true},
+        {.name = "guesses in place, lru, late and in any order",
+         .slots = 9,
+         .guess = 6,
+         .prefetch = true,
+         .policy = "lru",
+         .fault = {LATE}},
+        {.name = "guesses in place, a failing drive",
+         .slots = 12,
+         .guess = 5,
+         .prefetch = true,
+         .fails = FAILS,
+         .fault = {.eio_per_million = 150000, .reorder = true}},
+        {.name = "guesses, one bad record",
+         .memory = DISCRETE,
+         .slots = 9,
+         .slabs = 6,
+         .guess = 5,
+         .prefetch = true,
+         .fails = FAILS,
+         .fault = one_bad},
+        {.name = "guesses through five slabs",
+         .memory = DISCRETE,
+         .slots = 8,
+         .slabs = 5,
+         .guess = 4,
+         .prefetch = true,
+         .policy = "echo"},
+        {.name = "guesses through two slabs",
+         .memory = DISCRETE,
+         .slots = 2 * TOP_K,
+         .slabs = 2,
+         .guess = 2,
+         .prefetch = true},
+        {.name = "guesses over a RAM tier, late and in any order",
+         .memory = STAGED,
+         .slots = 7,
+         .slabs = 4,
+         .tier = 9,
+         .guess = 4,
+         .prefetch = true,
+         .fault = {LATE}},
+        {.name = "guesses over a RAM tier, short reads",
+         .memory = DISCRETE,
+         .slots = 8,
+         .slabs = 3,
+         .tier = 6,
+         .guess = 6,
+         .prefetch = true,
+         .fails = MAY_FAIL,
+         .fault = {.short_per_million = 50000, .reorder = true}},
         {.name = "RAM tier, a failing drive",
          .memory = DISCRETE,
          .slots = 8,
@@ -785,6 +950,105 @@ static void hits_do_not_wait(void)
     rig_close(&r);
 }
 
+/* One group of MoE layer 0, taken and used to the end. */
+static void group_simple(rig *r, const uint32_t *experts, uint32_t n, cf_group_counts *counts)
+{
+    cf_cache_entry e[EXPERTS];
+    cf_gpu_point done = {CF_STREAM_COMPUTE, 0};
+    group g = {.moe = 0, .n = n};
+    cf_policy_chunk(r->policy, 1);
+    cf_policy_choice(r->policy, 0, 0, experts, n, NULL);
+    cf_cache_route(r->cache, 0, experts, n, counts);
+    for (uint32_t i = 0; i < n; i++)
+        g.order[cf_cache_order(r->cache, i)] = experts[i];
+    bool taken[EXPERTS] = {false};
+    for (int k; (k = cf_cache_take(r->cache, e, EXPERTS, NULL)) > 0;) {
+        for (int i = 0; i < k; i++)
+            taken[e[i].index] = true;
+        entries_use(r, &g, e, (uint32_t)k, &done);
+    }
+    cf_cache_end(r->cache);
+    CHECK_INT(cf_gpu_wait(r->gpu, done, NULL), 0);
+    group_compare(r, &g, taken);
+}
+
+static void stats_are(const rig *r, uint64_t made, uint64_t used, uint64_t late, uint64_t wasted)
+{
+    cf_cache_stats s;
+    cf_cache_get_stats(r->cache, &s);
+    CHECK_INT(s.guesses_made, made);
+    CHECK_INT(s.guesses_used, used);
+    CHECK_INT(s.guesses_late, late);
+    CHECK_INT(s.guesses_wasted, wasted);
+    CHECK_INT(s.guesses_cancelled, made - used - wasted);
+}
+
+/* The life of a guess, step by step: late, ready, wrong in flight, wrong before it was asked for. */
+static void guesses_one_by_one(memory_mode memory)
+{
+    const setup how = {.memory = memory,
+                       .slots = 6,
+                       .slabs = 5,
+                       .guess = 3,
+                       .prefetch = true,
+                       .policy = "lru"};
+    rig r;
+    if (rig_open(&r, &how, 8)) {
+        const uint32_t first[] = {0, 1}, second[] = {2, 3}, third[] = {4, 5}, fourth[] = {6, 7};
+        const uint32_t guess1[] = {2}, guess2[] = {0, 4}, guess3[] = {9, 10, 11};
+        cf_group_counts counts;
+        cf_cache_stats s;
+        group_simple(&r, first, 2, &counts);
+        atomic_store(&r.closed, true); /* until somebody waits */
+        cf_cache_guess(r.cache, 0, guess1, 1);
+        group_simple(&r, second, 2, &counts);
+        CHECK_INT(counts.misses, 2);
+        stats_are(&r, 1, 1, 1, 0); /* used, and late */
+        CHECK_INT(atomic_load(&r.read_bytes), record_read_bytes(&r, 0, 0) +
+                                                  record_read_bytes(&r, 0, 1) +
+                                                  record_read_bytes(&r, 0, 2) +
+                                                  record_read_bytes(&r, 0, 3));
+
+        cf_cache_guess(r.cache, 0, guess2, 2); /* 0 is resident: no guess */
+        uint64_t all = atomic_load(&r.read_bytes) + record_read_bytes(&r, 0, 4);
+        for (int i = 0; i < 20000 && atomic_load(&r.read_bytes) < all; i++)
+            usleep(100);
+        usleep(20000); /* it is asked for; now let it come */
+        cf_cache_get_stats(r.cache, &s);
+        uint64_t evicted = s.evictions;
+        CHECK_INT(evicted, 0); /* a guess takes nobody's slot */
+        for (uint32_t e = 0; e < 4; e++)
+            CHECK(cf_cache_holds(r.cache, 0, e));
+        CHECK(!cf_cache_holds(r.cache, 0, 4)); /* nor is it resident before it was chosen */
+        group_simple(&r, third, 2, &counts);
+        CHECK_INT(counts.hits, 1);
+        CHECK_INT(counts.misses, 1);
+        stats_are(&r, 2, 2, 1, 0);
+
+        atomic_store(&r.closed, true);
+        cf_cache_guess(r.cache, 0, guess3, 3);
+        cf_cache_route(r.cache, 0, fourth, 2, &counts); /* nobody waits for the wrong ones */
+        CHECK_INT(counts.misses, 2);
+        on_wait(&r);
+        cf_cache_abort(r.cache);
+        cf_cache_get_stats(r.cache, &s);
+        CHECK_INT(s.guesses_made, 5);
+        CHECK_INT(s.guesses_wasted + s.guesses_cancelled, 3);
+        rig_verify(&r);
+    }
+    rig_close(&r);
+}
+
+static void guesses_in_place(void)
+{
+    guesses_one_by_one(IN_PLACE);
+}
+
+static void guesses_copied(void)
+{
+    guesses_one_by_one(DISCRETE);
+}
+
 /* The cache is destroyed while reads are on their way: they are waited for (ASan sees the rest). */
 static void destroyed_in_flight(void)
 {
@@ -822,6 +1086,8 @@ int main(void)
     random_all();
     RUN(failed_record_comes_back);
     RUN(hits_do_not_wait);
+    RUN(guesses_in_place);
+    RUN(guesses_copied);
     RUN(destroyed_in_flight);
     RUN(verify_sees_too_few_slots);
     tmp_dir_finish(&dir);

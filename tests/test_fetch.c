@@ -327,6 +327,87 @@ static void demand_finds_room(void)
     rig_close(&r);
 }
 
+/* A prefetch that is queued is asked for only once no demand is active, room or not; one that was
+ * raised while active is a demand for what is left of it. */
+static void prefetch_waits_for_idle(void)
+{
+    rig r = {.closed = true};
+    record prefetch, demand, other;
+    REQUIRE(rig_open(
+        &r, (rig_options){.kind = CF_IO_PREAD, .faulty = true, .depth = 8, .split = PAGE}));
+    record_one(&demand, &r, 0, 0, (cf_extent){0, 0, PAGE});
+    record_one(&prefetch, &r, 1, 8 * PAGE, (cf_extent){0, 8 * PAGE, 6 * PAGE});
+    record_one(&other, &r, 2, 32 * PAGE, (cf_extent){1, 64 * PAGE, PAGE});
+    submit(&r, &demand, CF_FETCH_DEMAND);
+    rig_wait(&r, &r.n_submitted, 1);
+    submit(&r, &prefetch, CF_FETCH_PREFETCH);
+    usleep(20000); /* time enough, were it allowed */
+    CHECK_INT(r.n_submitted, 1);
+    rig_release(&r);
+    rig_wait_done(&r, 2);
+    record_check(&demand);
+    record_check(&prefetch);
+
+    r.closed = true;
+    int before = r.n_submitted;
+    record_one(&prefetch, &r, 1, 8 * PAGE, (cf_extent){0, 8 * PAGE, 6 * PAGE});
+    submit(&r, &prefetch, CF_FETCH_PREFETCH); /* four of its six reads: half of the depth */
+    rig_wait(&r, &r.n_submitted, before + 4);
+    submit(&r, &other, CF_FETCH_DEMAND);
+    rig_wait(&r, &r.n_submitted, before + 5);
+    cf_fetch_raise(r.fetch, &prefetch.req);
+    rig_wait(&r, &r.n_submitted, before + 7); /* the rest, beside an active demand */
+    CHECK_INT(r.submitted[before + 4], 64 * PAGE);
+    CHECK_INT(r.submitted[before + 6], 13 * PAGE);
+    rig_release(&r);
+    rig_wait_done(&r, 4);
+    record_check(&prefetch);
+    record_check(&other);
+    rig_close(&r);
+}
+
+/* Of a prefetch that is given up nothing more is asked for; a demand is not given up. */
+static void abandoned_asks_no_more(void)
+{
+    rig r = {.closed = true};
+    record large, queued, demand;
+    REQUIRE(rig_open(
+        &r, (rig_options){.kind = CF_IO_PREAD, .faulty = true, .depth = 4, .split = PAGE}));
+    record_one(&large, &r, 0, 0, (cf_extent){0, 0, 8 * PAGE});
+    record_one(&queued, &r, 1, 8 * PAGE, (cf_extent){0, 8 * PAGE, PAGE});
+    record_one(&demand, &r, 2, 16 * PAGE, (cf_extent){1, 0, PAGE});
+    submit(&r, &large, CF_FETCH_PREFETCH);
+    rig_wait(&r, &r.n_submitted, 2);
+    submit(&r, &queued, CF_FETCH_PREFETCH);
+    CHECK(cf_fetch_abandon(r.fetch, &queued.req));
+    CHECK(!cf_fetch_abandon(r.fetch, &large.req));
+    submit(&r, &demand, CF_FETCH_DEMAND);
+    CHECK_INT(atomic_load(&large.times), 0); /* what is in flight may still be written */
+    rig_release(&r);
+    rig_wait_done(&r, 2);
+    CHECK_INT(r.n_submitted, 3);
+    CHECK_INT(large.req.status, -ECANCELED);
+    CHECK_INT(atomic_load(&large.times), 1);
+    CHECK_INT(atomic_load(&queued.times), 0);
+    record_check(&demand);
+    cf_fetch_stats s;
+    cf_fetch_get_stats(r.fetch, &s);
+    CHECK_INT(s.failures, 0);
+    /* A demand that is active is read to its end; what was given up can come again. */
+    r.closed = true;
+    record_one(&demand, &r, 2, 16 * PAGE, (cf_extent){1, 0, 6 * PAGE});
+    record_one(&large, &r, 0, 0, (cf_extent){0, 0, 8 * PAGE});
+    submit(&r, &demand, CF_FETCH_DEMAND);
+    rig_wait(&r, &r.n_submitted, 4);
+    CHECK(!cf_fetch_abandon(r.fetch, &demand.req));
+    submit(&r, &large, CF_FETCH_PREFETCH);
+    rig_release(&r);
+    rig_wait_done(&r, 4);
+    record_check(&demand);
+    record_check(&large);
+    rig_close(&r);
+}
+
 /* ---- failures ---- */
 
 /* One bad block: its request fails once, with path and offset; the others and the next do not. */
@@ -790,6 +871,8 @@ int main(void)
         RUN_NAMED(modes[i].name, bytes_right(&modes[i]));
     RUN(order_raise_cancel);
     RUN(demand_finds_room);
+    RUN(prefetch_waits_for_idle);
+    RUN(abandoned_asks_no_more);
     RUN(eio_fails_only_its_request);
     RUN(eio_once_is_retried);
     RUN(short_reads_pread);

@@ -93,6 +93,9 @@ static uint32_t vram_shares(const cf_memory_plan *p, share *list)
         share_add(list, &n, p->vram[i].bytes, p->vram[i].name, 0, 0);
     share_add(list, &n, p->shape.n_slots * p->shape.slot_bytes, "expert slots", p->shape.n_slots,
               p->shape.slot_bytes);
+    if (p->shape.n_guess)
+        share_add(list, &n, p->shape.n_guess * p->shape.slot_bytes, "places for guesses",
+                  p->shape.n_guess, p->shape.slot_bytes);
     if (p->shape.staged)
         share_add(list, &n, p->shape.n_slabs * p->shape.slab_bytes, "staging buffers",
                   p->shape.n_slabs, p->shape.slab_bytes);
@@ -104,7 +107,7 @@ static uint32_t ram_shares(const cf_memory_plan *p, const cf_model *model, share
     uint32_t n = 0;
     for (uint32_t i = 0; i < p->n_ram; i++)
         share_add(list, &n, p->ram[i].bytes, p->ram[i].name, 0, 0);
-    share_add(list, &n, cf_cache_memory(model, p->shape.n_slots, p->shape.n_tier),
+    share_add(list, &n, cf_cache_memory(model, p->shape.n_slots + p->shape.n_guess, p->shape.n_tier),
               "tables of the expert cache", 0, 0);
     if (!p->shape.in_place)
         share_add(list, &n, p->shape.n_slabs * p->shape.slab_bytes, "slabs", p->shape.n_slabs,

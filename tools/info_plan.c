@@ -8,8 +8,8 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "runtime/predict.h"
 #include "tools/table.h"
-
 
 typedef struct window {
     uint32_t steps;
@@ -198,6 +198,11 @@ static void step_row(const cf_model *m, uint32_t index, cf_table *t)
     else
         cf_table_cell(t, "%s", inside_window(m, index) ? "|" : "");
     step_describe(m, s, &what);
+    cf_predict foreseen = {0};
+    if (s->kind == CF_STEP_ROUTE)
+        foreseen = cf_predict_find(m, index);
+    if (foreseen.route)
+        line_add(&what, "; foresees layer %u", foreseen.route->layer);
     if (s->kind == CF_STEP_EXPERTS) {
         uint32_t route;
         window w = window_before(m, index, &route);
@@ -265,6 +270,11 @@ static json_t *step_json(const cf_model *m, uint32_t index)
                           m->bufs[s->src].name, "dst", m->bufs[s->dst].name, "bytes_per_row",
                           (json_int_t)cf_step_bytes(m, s), "in_window", inside_window(m, index),
                           "weights", names, "tables", tables_json(m, s));
+    cf_predict foreseen = {0};
+    if (s->kind == CF_STEP_ROUTE)
+        foreseen = cf_predict_find(m, index);
+    if (o && foreseen.route)
+        json_object_set_new(o, "foresees_layer", json_integer((json_int_t)foreseen.route->layer));
     if (o && s->kind == CF_STEP_EXPERTS) {
         uint32_t route;
         window w = window_before(m, index, &route);

@@ -1,6 +1,6 @@
 /* PREDICT: a ROUTE's device work also foresees the next MoE layer's choice (predict.h), and its ids
- * come to the host with ROUTE's own: no wait is added. What they name and no tier holds is handed to
- * the cache as guesses. Nothing that is computed depends on it: it has buffers of its own.
+ * come to the host with ROUTE's own: no wait is added. What they name and no tier holds is handed
+ * to the cache as guesses. Nothing that is computed depends on it: it has buffers of its own.
  *
  * Prefill: the last rows of a chunk speak for it, and what most of them want is guessed, as much as
  * the cache has places for guesses. A chunk wants most of a layer, so that few of its guesses are
@@ -58,11 +58,18 @@ void exec_predict_norm(cf_exec *x, uint32_t moe)
     uint64_t skip = (uint64_t)(x->n_rows - rows) * width * sizeof(float);
     cf_weight w = exec_weight(x, s->u.norm.w);
     cf_gpu_norm(x->gpu, CF_STREAM_COMPUTE,
-                &(cf_op_norm){.kind = s->u.norm.kind, .w = w,
+                &(cf_op_norm){.kind = s->u.norm.kind,
+                              .w = w,
                               .bias = exec_weight(x, s->u.norm.bias),
-                              .x = cf_span_sub(src, skip, src.bytes - skip), .y = spans.normed,
-                              .n_rows = rows, .n_heads = 1, .width = w.cols, .x_stride = width,
-                              .y_stride = w.cols, .eps = s->u.norm.eps, .scale = 1});
+                              .x = cf_span_sub(src, skip, src.bytes - skip),
+                              .y = spans.normed,
+                              .n_rows = rows,
+                              .n_heads = 1,
+                              .width = w.cols,
+                              .x_stride = width,
+                              .y_stride = w.cols,
+                              .eps = s->u.norm.eps,
+                              .scale = 1});
     exec_recorded(x);
 }
 
@@ -88,8 +95,11 @@ void exec_predict_choose(cf_exec *x, uint32_t moe)
     predict_spans spans = spans_of(x, &x->model->moe[d->moe], rows);
     exec_barrier(x);
     exec_choose(x, d,
-                &(cf_op_route){.logits = spans.logits, .ids = spans.ids, .weights = spans.weights,
-                               .host_ids = spans.host_ids, .host_weights = spans.host_weights,
+                &(cf_op_route){.logits = spans.logits,
+                               .ids = spans.ids,
+                               .weights = spans.weights,
+                               .host_ids = spans.host_ids,
+                               .host_weights = spans.host_weights,
                                .n_rows = rows});
 }
 

@@ -16,9 +16,9 @@ struct slot {
     slot_state state;
     uint32_t moe, expert; /* the key, unless EMPTY */
     uint32_t pins;
-    uint32_t entry;   /* of the group that awaits it, or NONE */
-    uint32_t landing; /* where it is read to, or NONE */
-    uint32_t copies;  /* jobs that the copy thread has not finished */
+    uint32_t entry;                        /* of the group that awaits it, or NONE */
+    uint32_t landing;                      /* where it is read to, or NONE */
+    uint32_t copies;                       /* jobs that the copy thread has not finished */
     uint64_t piece_off[CF_RECORD_EXTENTS]; /* of each extent of the record */
     cf_gpu_point ready;
     cf_layout layout;
@@ -36,7 +36,7 @@ struct slot {
 struct entry {
     bool started, taken, used;
     struct slot *guess; /* holds its record, or is being filled with it; or NULL */
-    cf_gpu_point done; /* of the work that used it */
+    cf_gpu_point done;  /* of the work that used it */
 };
 
 struct list {

@@ -2,15 +2,14 @@
  *
  * A guess is read to a place that no slot of the directory has (slots.h: n_guess of them), so that
  * it evicts nothing, and what is resident is the same with guesses and without: a function of the
- * plan alone. When the next group shows a guess to be right, its place and the slot that the group's
- * entry was given change roles (guess_adopt): READY, it is a hit; still being read, its read is
- * raised to a demand. A wrong guess is given up: at once when it was not asked of the drive yet, and
- * of one in flight nothing more is asked.
- * Never in the way (invariant 5): the fetcher serves guesses only while no demand is active; they
- * leave CF_MIN_SLABS landing places to demands; nobody waits for them.
- * A layer whose guesses are wrong more often than right makes none. They are still counted, against
- * what is resident and what is then chosen, so that it begins again: by counts, not by the clock, so
- * that runs repeat.
+ * plan alone. When the next group shows a guess to be right, its place and the slot that the
+ * group's entry was given change roles (guess_adopt): READY, it is a hit; still being read, its
+ * read is raised to a demand. A wrong guess is given up: at once when it was not asked of the drive
+ * yet, and of one in flight nothing more is asked. Never in the way (invariant 5): the fetcher
+ * serves guesses only while no demand is active; they leave CF_MIN_SLABS landing places to demands;
+ * nobody waits for them. A layer whose guesses are wrong more often than right makes none. They are
+ * still counted, against what is resident and what is then chosen, so that it begins again: by
+ * counts, not by the clock, so that runs repeat.
  *
  * Threads: as expert_cache.c. */
 #include <stdlib.h>

@@ -43,6 +43,7 @@ typedef struct cf_options {
     uint32_t chunk;      /* prefill tokens at a time; 0 = min(256, ctx) */
     uint32_t sessions;   /* sessions that may exist at a time; 0 = 1 */
     const char *policy;  /* "lru", "lfu[:D]", "phase[:D]", "echo"; NULL = echo */
+    const char *history; /* file of what the policy has learned; NULL: none. See save_history */
     bool prefetch;       /* reads start at ROUTE, and guesses are made; else at EXPERTS */
     const char *io;      /* "auto", "uring", "pread" */
     bool direct;         /* O_DIRECT */
@@ -156,6 +157,10 @@ void cf_engine_get_stats(const cf_engine *engine, cf_stats *out);
 
 /* All statistics as JSON text, in the form of the command line's --stats. The caller frees it. */
 char *cf_engine_stats_json(const cf_engine *engine);
+
+/* Writes what the cache policy has learned to the file that options.history named, for the next run
+ * with the same model and policy, which begins with it. Nothing to do when it named none. */
+int cf_engine_save_history(cf_engine *engine, cf_err *err);
 
 /* Writes a trace row per (token, MoE layer) from now on; zstd-compressed when the path ends in
  * .zst. NULL path: closes it, and reports a failed write. */

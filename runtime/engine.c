@@ -9,6 +9,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/history.h"
 
 enum { MAX_REGIONS = 1024 };
 
@@ -174,6 +175,27 @@ static int fetch_open(cf_engine *e, const cf_options *o, cf_err *err)
     return 0;
 }
 
+/* The policy begins with what an earlier run has learned. */
+static int history_open(cf_engine *e, const char *path, cf_err *err)
+{
+    if (!path)
+        return 0;
+    e->history = strdup(path);
+    if (!e->history)
+        return CF_FAIL(err, -ENOMEM, "out of memory for the name of a history");
+    int rc = cf_history_identity(e->model, &e->history_identity, err);
+    if (rc == 0)
+        rc = cf_history_load(path, e->history_identity, e->policy_name, e->policy, err);
+    return rc < 0 ? rc : 0;
+}
+
+int cf_engine_save_history(cf_engine *e, cf_err *err)
+{
+    if (!e->history)
+        return 0;
+    return cf_history_save(e->history, e->history_identity, e->policy_name, e->policy, err);
+}
+
 static int cache_open(cf_engine *e, cf_err *err)
 {
     uint32_t experts = 1, top_k = 1;
@@ -256,6 +278,7 @@ int cf_engine_create(cf_engine **out, cf_model *model, const cf_options *options
     CF_TRY(cf_weights_load(&e->weights, model, e->gpu, e->fetch, e->files.align, &e->slots,
                            options->progress, options->progress_user, err));
     CF_TRY(cache_open(e, err));
+    CF_TRY(history_open(e, options->history, err));
     e->counters.opened_at_ns = cf_clock_ns();
     e->counters.open_ns = e->counters.opened_at_ns - begin;
     *out = e;
@@ -290,6 +313,7 @@ void cf_engine_close(cf_engine **engine)
     free(e->counters.layers);
     free(e->session_used);
     free(e->batch_rows);
+    free(e->history);
     cf_timeline_destroy(&e->timeline);
     free(e);
     *engine = NULL;
@@ -341,12 +365,12 @@ int cf_engine_trace(cf_engine *e, const char *path, cf_err *err)
     const cf_spec *s = &e->model->spec;
     const cf_memory_plan *p = &e->plan;
     json_t *j = json_pack(
-        "{s:s s:I s:I s:I s:I s:I s:I s:I s:I s:s s:b s:s}", "model", s->name, "n_layers",
+        "{s:s s:I s:I s:I s:I s:I s:I s:I s:I s:s s:b s:b s:s}", "model", s->name, "n_layers",
         (json_int_t)s->layers, "n_experts", (json_int_t)s->experts, "zero_experts",
         (json_int_t)s->zero_experts, "top_k", (json_int_t)s->top_k, "chunk", (json_int_t)p->chunk,
         "slots", (json_int_t)p->shape.n_slots, "slabs", (json_int_t)p->shape.n_tier, "guess_slots",
         (json_int_t)p->shape.n_guess, "policy",
-        e->policy_name, "prefetch", e->prefetch, "order", "plan");
+        e->policy_name, "prefetch", e->prefetch, "history", e->history != NULL, "order", "plan");
     char *header = json_dumps(j, JSON_COMPACT);
     rc = header ? cf_trace_open(&e->trace, path, header, err)
                 : CF_FAIL(err, -ENOMEM, "out of memory for a trace header");

@@ -26,6 +26,8 @@ struct cf_engine {
     /* Settings as resolved. */
     char policy_name[64];
     bool prefetch, direct_asked;
+    char *history; /* path, or NULL */
+    uint64_t history_identity;
     int threads;
     void (*on_experts_wait)(void *user);
     void *on_experts_wait_user;

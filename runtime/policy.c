@@ -1,9 +1,11 @@
 /* Cache policies: see policy.h. Here are the counting ones and the names. */
 #include "runtime/policy.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/history.h"
 #include "runtime/policy_echo.h"
 
 struct cf_policy {
@@ -183,4 +185,27 @@ cf_worth cf_policy_worth(const cf_policy *p, uint32_t now, uint32_t layer, uint3
     size_t at = (size_t)layer * p->view.experts + expert;
     uint32_t d = p->view.cyclic ? cf_policy_distance(p->view.layers, now, layer) : 1;
     return (cf_worth){p->value[at] / d, p->last[at]};
+}
+
+bool cf_policy_history(cf_policy *p, cf_history *h)
+{
+    bool sound = true;
+    size_t n = (size_t)p->view.layers * p->view.experts;
+    cf_history_u64(h, &p->now);
+    sound = p->now >= 1 && p->now < UINT64_MAX / 2;
+    for (size_t i = 0; i < n; i++) {
+        cf_history_u64(h, &p->last[i]);
+        sound = sound && p->last[i] < p->now;
+        if (!p->counts)
+            continue;
+        float count = (float)(p->value[i] / p->unit);
+        cf_history_f32(h, &count);
+        sound = sound && count >= 0 && count <= FLT_MAX; /* no NaN */
+        if (cf_history_reading(h))
+            p->value[i] = (double)count * p->unit;
+    }
+    if (p->echo)
+        sound = cf_echo_history(p->echo, h) && sound;
+    versions_advance(p);
+    return sound;
 }

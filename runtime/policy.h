@@ -51,6 +51,12 @@ static inline bool cf_worth_less(cf_worth a, cf_worth b)
     return a.score != b.score ? a.score < b.score : a.last < b.last;
 }
 
+/* All that is kept from run to run, to a file or from it (history.h); the counts' last choices, and
+ * of echo the slow frequencies, the recency table and the last tokens' choices. False: what was read
+ * cannot be (the policy is then unfit for use). Between chunks. */
+struct cf_history;
+bool cf_policy_history(cf_policy *p, struct cf_history *h);
+
 /* ---- the same by its parts, for searches over many residents ---- */
 
 typedef struct cf_policy_view {

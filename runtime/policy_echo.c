@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/history.h"
+
 enum {
     W = CF_ECHO_HISTORY,
     RING = W + 1,
@@ -403,4 +405,74 @@ void cf_echo_choice(cf_echo *e, uint32_t layer, uint32_t row, const uint32_t *ex
         votes_count(e, layer, token);
         values_update(e, layer);
     }
+}
+
+/* ---- from run to run ---- */
+
+static bool is_chance(float x)
+{
+    return x >= 0 && x <= 1; /* and not NaN */
+}
+
+/* What follows from slow: chances before the first token, as if nothing was used lately. */
+static void state_settle(cf_echo *e)
+{
+    size_t n = (size_t)e->layers * e->experts;
+    for (size_t i = 0; i < n; i++) {
+        e->fast[i] = e->slow[i];
+        e->value[i] = (double)e->slow[i];
+        e->since[i] = SINCE_MAX;
+        e->gate[i] = 0;
+        e->context[i] = (uint8_t)(e->bucket[SINCE_MAX] * 16);
+    }
+    memset(e->sim, 0, sizeof e->sim);
+}
+
+static bool ring_history(cf_echo *e, cf_history *h, uint64_t end)
+{
+    bool sound = true;
+    uint32_t n = end < W ? (uint32_t)end : W;
+    cf_history_u32(h, &n);
+    if (n > W)
+        return false;
+    if (cf_history_reading(h)) {
+        e->tokens = end = n;
+        e->chunk_rows = 0;
+    }
+    for (uint64_t token = end - n; token < end; token++)
+        for (uint32_t l = 0; l < e->layers; l++) {
+            uint16_t *set = ring_at(e, l, token);
+            for (uint32_t i = 0; i < e->k; i++) {
+                cf_history_u16(h, &set[i]);
+                if (set[i] > e->experts) { /* equal: fewer were chosen */
+                    set[i] = (uint16_t)e->experts;
+                    sound = false;
+                }
+            }
+        }
+    return sound;
+}
+
+bool cf_echo_history(cf_echo *e, cf_history *h)
+{
+    bool sound = true;
+    uint32_t k = e->k;
+    size_t n = (size_t)e->layers * e->experts;
+    cf_history_u32(h, &k);
+    sound = k == e->k;
+    for (size_t i = 0; i < n; i++) {
+        cf_history_f32(h, &e->slow[i]);
+        sound = sound && is_chance(e->slow[i]);
+    }
+    for (uint32_t l = 0; l < e->layers; l++)
+        cf_history_u32(h, &e->seen[l]);
+    for (int c = 0; c < CONTEXTS; c++) {
+        cf_history_f32(h, &e->rec[c]);
+        cf_history_u32(h, &e->rec_seen[c]);
+        sound = sound && is_chance(e->rec[c]) && e->rec_seen[c] <= MAX_SEEN;
+    }
+    sound = sound && ring_history(e, h, e->tokens + e->chunk_rows);
+    if (cf_history_reading(h))
+        state_settle(e);
+    return sound;
 }

@@ -34,4 +34,8 @@ bool cf_echo_chunk(cf_echo *echo, uint32_t n_rows);
 void cf_echo_choice(cf_echo *echo, uint32_t layer, uint32_t row, const uint32_t *experts,
                     uint32_t k, const float *weights);
 
+/* As cf_policy_history: slow, the recency table and the ring; the rest begins anew from them. */
+struct cf_history;
+bool cf_echo_history(cf_echo *echo, struct cf_history *h);
+
 #endif

@@ -19,7 +19,9 @@ const char cf_common_help[] =
     "  --ctx N           positions in the context; default min(model, 4096)\n"
     "  --chunk N         prompt tokens computed together; default 256\n"
     "  --policy NAME     of the expert cache: lru, lfu[:D], phase[:D], echo (the default)\n"
-    "  --prefetch on|off on: reads start when the router has chosen; off: when they are needed\n"
+    "  --history FILE    the policy begins with what it learned in earlier runs, and adds this one's\n"
+    "  --prefetch on|off on: reads start when the router has chosen, and the next layer's are\n"
+    "                    guessed; off: when they are needed\n"
     "  --io NAME         auto, uring or pread\n"
     "  --direct on|off   read past the page cache (O_DIRECT); default on\n"
     "  --kv f16|f32      the KV cache; default f32 for latents, f16 elsewhere\n"
@@ -284,6 +286,8 @@ static int common_set(cf_args *args, int opt)
         return path_value(args, &c->trace_path);
     case CF_OPT_TIMELINE:
         return path_value(args, &c->timeline_path);
+    case CF_OPT_HISTORY:
+        return path_value(args, &e->history);
     default:
         return common_choice(args, opt);
     }
@@ -295,10 +299,11 @@ static int common_finish(cf_args *args)
     cf_common *c = args->common;
     if (c->quiet && c->verbose)
         return cf_args_usage(args, "-v and -q exclude each other");
-    const char *const paths[] = {c->stats_path, c->trace_path, c->timeline_path};
-    static const char *const flags[] = {"--stats", "--trace", "--timeline"};
-    for (int i = 0; i < 3; i++)
-        for (int j = i + 1; j < 3; j++)
+    const char *const paths[] = {c->stats_path, c->trace_path, c->timeline_path,
+                                 c->engine.history};
+    static const char *const flags[] = {"--stats", "--trace", "--timeline", "--history"};
+    for (int i = 0; i < 4; i++)
+        for (int j = i + 1; j < 4; j++)
             if (paths[i] && paths[j] && !strcmp(paths[i], paths[j]))
                 return cf_args_usage(args, "%s and %s name the same file, %.200s", flags[i],
                                      flags[j], paths[i]);

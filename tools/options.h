@@ -33,6 +33,7 @@ enum {
     CF_OPT_STATS,
     CF_OPT_TRACE,
     CF_OPT_TIMELINE,
+    CF_OPT_HISTORY,
     CF_OPT_MEMORY,
     CF_OPT_CHECK,
     CF_OPT_COMMAND /* a command's own options from here on */
@@ -55,6 +56,7 @@ enum {
     {"stats", required_argument, NULL, CF_OPT_STATS},                                              \
     {"trace", required_argument, NULL, CF_OPT_TRACE},                                              \
     {"timeline", required_argument, NULL, CF_OPT_TIMELINE},                                        \
+    {"history", required_argument, NULL, CF_OPT_HISTORY},                                          \
     {"memory", required_argument, NULL, CF_OPT_MEMORY},                                            \
     {"check", no_argument, NULL, CF_OPT_CHECK}
 /* clang-format on */

@@ -182,6 +182,8 @@ int cf_stats_close_run(cf_engine *engine, const cf_common *common, uint64_t gene
         cf_stats_print(engine, generated, stderr);
     if (common->trace_path)
         rc = cf_engine_trace(engine, NULL, err);
+    int kept = cf_engine_save_history(engine, rc < 0 ? NULL : err);
+    rc = rc < 0 ? rc : kept;
     if (common->timeline_path) {
         int shown = cf_engine_timeline(engine, NULL, rc < 0 ? NULL : err);
         rc = rc < 0 ? rc : shown;

@@ -136,6 +136,7 @@ uint32_t cf_session_rewind(cf_session *session, uint32_t length);
 
 typedef struct cf_expert_counts {
     uint64_t selected, zero, lookups, vram_hits, ram_hits, misses;
+    uint64_t evictions; /* from slots, for records of this layer or phase */
 } cf_expert_counts;
 
 typedef struct cf_stats {

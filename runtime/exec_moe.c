@@ -165,6 +165,7 @@ int exec_route(cf_exec *x, const cf_step *s, cf_err *err)
         to[i]->vram_hits += c.hits;
         to[i]->ram_hits += c.ram_hits;
         to[i]->misses += c.misses;
+        to[i]->evictions += c.evictions;
     }
     exec_predict_guess(x, d->moe);
     return 0;

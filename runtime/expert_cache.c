@@ -281,6 +281,7 @@ void cf_cache_route(cf_cache *c, uint32_t moe, const uint32_t *experts, uint32_t
         counts->hits += p->source == CF_FROM_VRAM;
         counts->ram_hits += p->source == CF_FROM_RAM;
         counts->misses += p->source == CF_FROM_DRIVE;
+        counts->evictions += p->evicted_moe != NONE;
         if (p->source == CF_FROM_VRAM)
             c->at[p->slot]->pins++;
     }

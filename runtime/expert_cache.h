@@ -49,6 +49,7 @@ typedef struct cf_cache_entry {
 
 typedef struct cf_group_counts {
     uint32_t lookups, hits, ram_hits, misses; /* hits: of VRAM, guesses that are READY included */
+    uint32_t evictions;
 } cf_group_counts;
 
 typedef struct cf_cache_stats {

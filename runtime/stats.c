@@ -31,7 +31,8 @@ void cf_engine_get_stats(const cf_engine *e, cf_stats *out)
         .decode = c->decode,
         .all = {c->prefill.selected + c->decode.selected, c->prefill.zero + c->decode.zero,
                 c->prefill.lookups + c->decode.lookups, c->prefill.vram_hits + c->decode.vram_hits,
-                c->prefill.ram_hits + c->decode.ram_hits, c->prefill.misses + c->decode.misses},
+                c->prefill.ram_hits + c->decode.ram_hits, c->prefill.misses + c->decode.misses,
+                c->prefill.evictions + c->decode.evictions},
         .prefetch_issued = cache.guesses_made,
         .prefetch_used = cache.guesses_used,
         .prefetch_late = cache.guesses_late,
@@ -70,10 +71,10 @@ static double ratio(double a, double b)
 
 static json_t *counts_json(const cf_expert_counts *c)
 {
-    return json_pack("{s:I s:I s:I s:I s:I s:I s:f}", "selected", (json_int_t)c->selected, "zero",
+    return json_pack("{s:I s:I s:I s:I s:I s:I s:I s:f}", "selected", (json_int_t)c->selected, "zero",
                      (json_int_t)c->zero, "lookups", (json_int_t)c->lookups, "vram_hits",
                      (json_int_t)c->vram_hits, "ram_hits", (json_int_t)c->ram_hits, "misses",
-                     (json_int_t)c->misses, "hit_rate",
+                     (json_int_t)c->misses, "evictions", (json_int_t)c->evictions, "hit_rate",
                      ratio((double)(c->vram_hits + c->ram_hits), (double)c->lookups));
 }
 
@@ -91,11 +92,11 @@ static json_t *layers_json(const cf_engine *e)
     for (uint32_t i = 0; i < e->model->n_moe; i++) {
         const cf_expert_counts *c = &e->counters.layers[i];
         json_array_append_new(
-            list, json_pack("{s:I s:I s:I s:I s:I s:I}", "layer",
+            list, json_pack("{s:I s:I s:I s:I s:I s:I s:I}", "layer",
                             (json_int_t)e->model->moe[i].layer, "lookups", (json_int_t)c->lookups,
                             "vram_hits", (json_int_t)c->vram_hits, "ram_hits",
                             (json_int_t)c->ram_hits, "misses", (json_int_t)c->misses, "zero",
-                            (json_int_t)c->zero));
+                            (json_int_t)c->zero, "evictions", (json_int_t)c->evictions));
     }
     return list;
 }

@@ -30,9 +30,9 @@ ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_badmodel test_barriers test_block_models test_cache test_chat test_encoder \
               test_faults test_fetch test_gguf test_gguf_families test_gguf_models test_hazard \
               test_history test_identity test_index test_io test_jinja test_layout test_models \
-              test_policy test_predict test_quants test_replay test_residency test_routers \
-              test_rows test_safetensors test_safetensors_write test_sampler test_state \
-              test_stored test_timeline test_tokenizer test_tokenizer_parts test_utf8 \
+              test_policy test_predict test_prefill test_quants test_replay test_residency \
+              test_routers test_rows test_safetensors test_safetensors_write test_sampler \
+              test_state test_stored test_timeline test_tokenizer test_tokenizer_parts test_utf8 \
               test_variants test_window)
 TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_badmodel test_barriers test_cache test_faults test_fetch test_identity \

@@ -186,6 +186,7 @@ static int history_open(cf_engine *e, const char *path, cf_err *err)
     int rc = cf_history_identity(e->model, &e->history_identity, err);
     if (rc == 0)
         rc = cf_history_load(path, e->history_identity, e->policy_name, e->policy, err);
+    e->warm = rc == 0;
     return rc < 0 ? rc : 0;
 }
 
@@ -370,7 +371,7 @@ int cf_engine_trace(cf_engine *e, const char *path, cf_err *err)
         (json_int_t)s->zero_experts, "top_k", (json_int_t)s->top_k, "chunk", (json_int_t)p->chunk,
         "slots", (json_int_t)p->shape.n_slots, "slabs", (json_int_t)p->shape.n_tier, "guess_slots",
         (json_int_t)p->shape.n_guess, "policy",
-        e->policy_name, "prefetch", e->prefetch, "history", e->history != NULL, "order", "plan");
+        e->policy_name, "prefetch", e->prefetch, "history", e->warm, "order", "plan");
     char *header = json_dumps(j, JSON_COMPACT);
     rc = header ? cf_trace_open(&e->trace, path, header, err)
                 : CF_FAIL(err, -ENOMEM, "out of memory for a trace header");

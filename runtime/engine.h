@@ -28,6 +28,7 @@ struct cf_engine {
     bool prefetch, direct_asked;
     char *history; /* path, or NULL */
     uint64_t history_identity;
+    bool warm; /* the policy began with it */
     int threads;
     void (*on_experts_wait)(void *user);
     void *on_experts_wait_user;

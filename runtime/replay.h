@@ -1,7 +1,9 @@
 /* Replays a recorded routing through the cache's own decisions (residency.h) and policy, without a
  * file or a device: what a run with this policy and these sizes would have hit and missed.
  *
- * A run's own trace, replayed with its policy, slots and slabs, gives the run's hits and misses.
+ * A run's own trace, replayed with its policy, slots and slabs, gives the run's hits, misses and
+ * evictions. Guesses are not replayed (predict.h): of a run that made some the evictions are the
+ * same, and its hits are the replay's and the guesses that were in time.
  * The cache begins empty and is kept from session to session. Sizes are replayed side by side over
  * one policy: what it learns does not depend on them.
  * cf_replay_min is Belady's MIN by a simulation of its own: of the records outside the group it

@@ -88,12 +88,14 @@ static int header_parse(reader *r, const char *line, size_t n, cf_err *err)
     CF_TRY(header_number(r, o, "chunk", 0, 1 << 16, &h->chunk, err));
     CF_TRY(header_number(r, o, "slots", 0, UINT32_MAX - 1, &h->slots, err));
     CF_TRY(header_number(r, o, "slabs", 0, UINT32_MAX - 1, &h->slabs, err));
+    CF_TRY(header_number(r, o, "guess_slots", 0, UINT32_MAX - 1, &h->guess_slots, err));
     if (!h->n_experts)
         CF_TRY(CF_FAIL(err, CF_EFORMAT, "%s, line 1: the header lacks \"n_experts\"", r->name));
     r->given_zero = json_object_get(o, "zero_experts") != NULL;
     header_text(o, "model", h->model, sizeof h->model);
     header_text(o, "policy", h->policy, sizeof h->policy);
     const char *order = json_string_value(json_object_get(o, "order"));
+    h->warm = json_is_true(json_object_get(o, "history"));
     h->plan_order = order && strcmp(order, "plan") == 0;
 fail:
     json_decref(o);

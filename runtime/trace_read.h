@@ -24,6 +24,8 @@ typedef struct cf_trace_header {
     uint32_t top_k;        /* zero experts included; the most of any row when not given */
     uint32_t chunk;        /* 0: not given */
     uint32_t slots, slabs; /* 0 when not given */
+    uint32_t guess_slots;  /* places for guesses beside the slots; 0: none were made */
+    bool warm;             /* the policy began with a history */
     bool plan_order;
 } cf_trace_header;
 

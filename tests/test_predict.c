@@ -134,12 +134,14 @@ static int way_options(const way *w, cf_options *o, cf_err *err)
     return rc;
 }
 
-static int replay_own(const char *path, const char *policy, cf_replay *out, cf_err *err)
+static int replay_own(const char *path, const char *policy, uint64_t guess_slots, cf_replay *out,
+                      cf_err *err)
 {
     cf_routing *t = NULL;
     int rc = cf_trace_read(&t, path, err);
     if (rc < 0)
         return rc;
+    CHECK_INT(t->header.guess_slots, guess_slots);
     *out = (cf_replay){.slots = t->header.slots, .slabs = t->header.slabs};
     rc = cf_replay_run(t, policy, out, 1, err);
     cf_routing_free(&t);
@@ -167,7 +169,7 @@ static bool run(const way *w, result *r)
     if (verdict)
         printf("    %s\n", verdict);
     CHECK(!verdict);
-    CF_TRY(replay_own(path, w->policy, &r->replay, &err));
+    CF_TRY(replay_own(path, w->policy, r->stats.guess_slots, &r->replay, &err));
 fail:
     if (rc < 0)
         printf("    %s: %s\n", w->model, err.msg);

@@ -1,8 +1,11 @@
 /* The memory plan: see budget.h.
  *
- * Order of claims on the device: resident weights, KV cache, activations and scratch for one
- * chunk, then slots with all that is left, up to one per record. Below 2 x top-k slots the plan
- * refuses: it never shrinks the chunk or the context behind the user's back. */
+ * Order of claims on the device: KV cache, activations and scratch for one chunk, 2 x top-k expert
+ * slots; then dense weights, and slots with all that is left, up to one per record. A dense weight
+ * is read for each token when it is not resident, an expert only when it is chosen and was not kept:
+ * no slot beyond the fewest is worth a byte of them. What does not fit is streamed (dense_plan.h).
+ * Below the fewest the plan refuses: it never shrinks the chunk or the context behind the user's
+ * back. */
 #include "runtime/budget.h"
 
 #include <stdio.h>
@@ -11,6 +14,7 @@
 #include "runtime/base/align.h"
 #include "runtime/base/machine.h"
 #include "runtime/copier.h"
+#include "runtime/dense.h"
 #include "runtime/exec.h"
 #include "runtime/expert_cache.h"
 #include "runtime/predict.h"
@@ -199,6 +203,7 @@ static void shape_sizes(cf_memory_plan *p, const cf_model *model)
     p->shape.slot_bytes = p->shape.in_place ? slab : slot;
 }
 
+/* Without the dense weights. */
 static void vram_items(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device)
 {
     uint64_t acts = 0, scratch = 0, states = 0;
@@ -206,11 +211,11 @@ static void vram_items(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
         acts += cf_align_up((uint64_t)p->chunk * model->bufs[i].width * 4, PAGE);
     for (int i = 0; i < CF_XB_COUNT; i++)
         scratch += p->exec_bytes[i];
-    item_add(p->vram, &p->n_vram, &p->vram_fixed, "resident weights",
-             cf_weights_bytes(model, device->max_alloc_bytes));
-    item_add(p->vram, &p->n_vram, &p->vram_fixed, "KV cache", cf_kv_bytes(p, model));
     for (uint32_t i = 0; i < model->n_states; i++)
         states += cf_state_slots_bytes(p, &model->states[i]);
+    item_add(p->vram, &p->n_vram, &p->vram_fixed, "resident weights", 0); /* see dense_fill */
+    item_add(p->vram, &p->n_vram, &p->vram_fixed, "passage of streamed weights", 0);
+    item_add(p->vram, &p->n_vram, &p->vram_fixed, "KV cache", cf_kv_bytes(p, model));
     if (states)
         item_add(p->vram, &p->n_vram, &p->vram_fixed, "recurrent state", states);
     item_add(p->vram, &p->n_vram, &p->vram_fixed, "activations of a chunk", acts);
@@ -250,6 +255,8 @@ static void ram_items(cf_memory_plan *p, const cf_model *model, uint64_t tokeniz
                  (model->gguf ? cf_gguf_memory(model->gguf) : 0));
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "policy and batch tables", tables);
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "rings, reads and commands", engine);
+    item_add(p->ram, &p->n_ram, &p->ram_fixed, "schedule of streamed weights",
+             cf_dense_memory(&p->dense));
 }
 
 /* What slots and slabs take of either pool. */
@@ -270,16 +277,47 @@ static uint32_t min_slots(const cf_model *model)
     return 2 * k;
 }
 
-static void minima(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device)
+/* The least of either budget, before and after the dense weights are settled. */
+static int vram_minima(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
+                       cf_err *err)
 {
     uint32_t slots = min_slots(model);
-    uint64_t vram, ram, unused;
-    shape_memory(p, device, slots, MIN_SLABS, &vram, &ram);
-    p->vram_min = p->vram_fixed + vram;
-    p->ram_min = p->ram_fixed + ram + cf_cache_memory(model, slots, 0) +
-                 cf_rows_memory(p->row_window_bytes, cf_rows_min_entries(model));
+    uint64_t vram, unused, all, least;
+    shape_memory(p, device, slots, MIN_SLABS, &vram, &unused);
+    int rc = cf_dense_bounds(model, &p->shape, p->align, device->max_alloc_bytes, &all, &least,
+                             &p->widest, err);
+    if (rc < 0)
+        return rc;
+    p->vram_min = p->vram_fixed + vram + least;
+    p->vram_dense = p->vram_fixed + vram + all;
     shape_memory(p, device, cf_max_u64(p->total_records, slots), MIN_SLABS, &vram, &unused);
-    p->vram_all = p->vram_fixed + vram;
+    p->vram_all = p->vram_fixed + vram + all;
+    return 0;
+}
+
+static void ram_minimum(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device)
+{
+    uint32_t slots = min_slots(model);
+    uint64_t unused, ram;
+    shape_memory(p, device, slots, MIN_SLABS, &unused, &ram);
+    p->ram_min = p->ram_fixed + p->dense.host_bytes + ram + cf_cache_memory(model, slots, 0) +
+                 cf_rows_memory(p->row_window_bytes, cf_rows_min_entries(model));
+}
+
+/* Dense weights: all that the budget holds beside the fewest slots. */
+static int dense_fill(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
+                      cf_err *err)
+{
+    uint64_t slots, unused;
+    shape_memory(p, device, min_slots(model), MIN_SLABS, &slots, &unused);
+    int rc = cf_dense_plan_make(&p->dense, model, &p->shape, p->align, device->max_alloc_bytes,
+                                p->vram_budget - p->vram_fixed - slots, err);
+    if (rc < 0)
+        return rc;
+    p->vram[0].bytes = p->dense.resident_bytes;
+    p->vram[1].bytes = p->dense.device_bytes;
+    p->vram_fixed += p->dense.resident_bytes + p->dense.device_bytes;
+    return 0;
 }
 
 /* Host bytes of a RAM tier of n places, with their tables. */
@@ -293,31 +331,41 @@ static uint64_t tier_bytes(const cf_memory_plan *p, const cf_model *model,
     return ram + cf_cache_memory(model, 0, (uint32_t)n) - cf_cache_memory(model, 0, 0);
 }
 
-static void budgets_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
-                           const cf_options *o)
+/* What the machine has left, less some room. */
+static uint64_t machine_bytes(void)
 {
     uint64_t available = cf_machine_available_bytes();
-    available = available > ROOM_BYTES ? available - ROOM_BYTES : available;
+    return available > ROOM_BYTES ? available - ROOM_BYTES : available;
+}
+
+static void vram_choose(cf_memory_plan *p, const cf_gpu_info *device, const cf_options *o)
+{
     p->vram_budget = o->vram_bytes;
-    p->ram_budget = o->ram_bytes;
     p->vram_chosen = !o->vram_bytes;
+    if (!p->vram_chosen)
+        return;
+    uint64_t most = device->heap_bytes - device->heap_bytes / 8;
+    if (device->unified || device->cpu)
+        most = machine_bytes() / 2;
+    p->vram_budget = cf_min_u64(most, p->vram_all);
+}
+
+static void ram_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
+                       const cf_options *o)
+{
+    p->ram_budget = o->ram_bytes;
     p->ram_chosen = !o->ram_bytes;
+    if (!p->ram_chosen)
+        return;
+    uint64_t available = machine_bytes(), unused, slabs;
     bool shared = device->unified || device->cpu;
-    if (p->vram_chosen) {
-        uint64_t most = shared ? available / 2 : device->heap_bytes - device->heap_bytes / 8;
-        p->vram_budget = cf_min_u64(most, p->vram_all);
-    }
-    if (p->ram_chosen) {
-        uint64_t left =
-            shared && available > p->vram_budget ? available - p->vram_budget : available;
-        uint64_t unused, slabs;
-        shape_memory(p, device, 0, MOST_SLABS, &unused, &slabs);
-        uint64_t want = p->ram_min + slabs + ROW_CACHE_BYTES +
-                        2 * cf_cache_memory(model, (uint32_t)p->total_records, 0);
-        if (!p->shape.in_place && !p->shape.staged)
-            want += tier_bytes(p, model, device, p->total_records);
-        p->ram_budget = cf_max_u64(cf_min_u64(left / 2, want), p->ram_min);
-    }
+    uint64_t left = shared && available > p->vram_budget ? available - p->vram_budget : available;
+    shape_memory(p, device, 0, MOST_SLABS, &unused, &slabs);
+    uint64_t want = p->ram_min + slabs + ROW_CACHE_BYTES +
+                    2 * cf_cache_memory(model, (uint32_t)p->total_records, 0);
+    if (!p->shape.in_place && !p->shape.staged)
+        want += tier_bytes(p, model, device, p->total_records);
+    p->ram_budget = cf_max_u64(cf_min_u64(left / 2, want), p->ram_min);
 }
 
 /* Slabs: as many as fit half of what --ram leaves and, where each needs a staging buffer of the
@@ -328,9 +376,10 @@ static uint64_t slabs_choose(cf_memory_plan *p, const cf_gpu_info *device, uint3
     uint64_t vram_few, ram_few, vram, ram, taken = 0;
     p->shape.n_slabs = p->shape.in_place ? 0 : MIN_SLABS;
     shape_memory(p, device, slots, MIN_SLABS, &vram_few, &ram_few);
+    uint64_t vram_left = p->vram_budget - p->vram_fixed - vram_few;
     for (uint32_t n = MIN_SLABS + 1; n <= MOST_SLABS && !p->shape.in_place; n++) {
         shape_memory(p, device, slots, n, &vram, &ram);
-        if (ram - ram_few > left / 2 || vram - vram_few > (p->vram_budget - p->vram_min) / 4)
+        if (ram - ram_few > left / 2 || vram - vram_few > vram_left / 4)
             break;
         p->shape.n_slabs = n;
         taken = ram - ram_few;
@@ -387,17 +436,26 @@ static void tier_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_i
     p->shape.n_tier = (uint32_t)low;
 }
 
+static int vram_refuse(const cf_memory_plan *p, const cf_model *model, cf_err *err)
+{
+    char dense[200] = "all dense weights";
+    if (p->widest != CF_NO_WEIGHT)
+        snprintf(dense, sizeof dense,
+                 "what must stay of the dense weights, the passage of the others (the largest, "
+                 "%.80s, takes %llu)",
+                 model->weights[p->widest].name,
+                 (unsigned long long)cf_weight_code_bytes(&model->weights[p->widest]));
+    return CF_FAIL(err, CF_ELIMIT,
+                   "--vram %llu is too small: %llu bytes are needed for %s, a context of %u, a "
+                   "chunk of %u and %u expert slots; a smaller --chunk or --ctx needs less",
+                   (unsigned long long)p->vram_budget, (unsigned long long)p->vram_min, dense,
+                   p->ctx, p->chunk, min_slots(model));
+}
+
 static int shares_fill(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
                        const cf_options *options, cf_err *err)
 {
     uint32_t fewest = min_slots(model);
-    if (p->vram_budget < p->vram_min)
-        return CF_FAIL(err, CF_ELIMIT,
-                       "--vram %llu is too small: %llu bytes are needed for resident weights, a "
-                       "context of %u, a chunk of %u and %u expert slots; a smaller --chunk or "
-                       "--ctx needs less",
-                       (unsigned long long)p->vram_budget, (unsigned long long)p->vram_min, p->ctx,
-                       p->chunk, fewest);
     if (p->ram_budget < p->ram_min)
         return CF_FAIL(err, CF_ELIMIT, "--ram %llu is too small: %llu bytes are needed",
                        (unsigned long long)p->ram_budget, (unsigned long long)p->ram_min);
@@ -447,8 +505,15 @@ int cf_memory_plan_make(cf_memory_plan *out, const cf_model *model, const cf_gpu
     exec_sizes(p, model);
     shape_sizes(p, model);
     vram_items(p, model, device);
+    if ((rc = vram_minima(p, model, device, err)) < 0)
+        return rc;
+    vram_choose(p, device, options);
+    if (p->vram_budget < p->vram_min)
+        return vram_refuse(p, model, err);
+    if ((rc = dense_fill(p, model, device, err)) < 0)
+        return rc;
     ram_items(p, model, tokenizer_bytes);
-    minima(p, model, device);
-    budgets_choose(p, model, device, options);
+    ram_minimum(p, model, device);
+    ram_choose(p, model, device, options);
     return shares_fill(p, model, device, options, err);
 }

@@ -147,6 +147,10 @@ typedef struct cf_stats {
     uint64_t prefetch_issued, prefetch_used, prefetch_late, prefetch_wasted, prefetch_cancelled;
     uint64_t io_reads, io_bytes;
     double io_busy_s;
+    /* Dense weights that are not resident: of the reads above, theirs. */
+    uint64_t dense_streamed_bytes; /* that each batch (a token; of a prompt, a chunk) reads again */
+    uint64_t dense_reads, dense_bytes;
+    double dense_stall_s; /* part of stall_io_s */
     uint64_t io_registered_bytes, io_unregistered_reads, row_bytes_asked, row_bytes_used;
     double stall_io_s, stall_copy_s, stall_device_s, stall_host_s;
     uint64_t vram_budget, vram_peak, ram_budget, ram_peak;

@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "runtime/base/align.h"
 #include "runtime/base/clock.h"
@@ -39,13 +40,32 @@ uint64_t cf_copy_place(const cf_layout *layout, uint64_t *piece_off)
 static void job_show(cf_copier *c, const cf_copy_job *job)
 {
     static const char *const names[] = {[CF_COPY_SETTLE] = "settle", [CF_COPY_FILL] = "fill",
-                                        [CF_COPY_RAISE] = "raise", [CF_COPY_SAVE] = "save"};
+                                        [CF_COPY_RAISE] = "raise", [CF_COPY_SAVE] = "save",
+                                        [CF_COPY_SPAN] = "dense fill",
+                                        [CF_COPY_MOVE] = "dense settle"};
     cf_timeline_mark(c->timeline, CF_TRACK_COPIES, names[job->kind], job->layer, job->expert,
                      job->begin_ns);
 }
 
+static const cf_copier_fns *job_fns(const cf_copier *c, const cf_copy_job *job)
+{
+    return job->fns ? job->fns : &c->fns;
+}
+
+/* Done by the host alone: there is no batch to wait for. */
+static bool job_is_hosts(const cf_copy_job *job)
+{
+    return job->kind == CF_COPY_SETTLE || job->kind == CF_COPY_MOVE;
+}
+
 static void job_record(cf_copier *c, const cf_copy_job *job)
 {
+    if (job->kind == CF_COPY_SPAN) {
+        if (job->source)
+            memcpy(cf_gpu_host_write(job->from), job->source, job->from.bytes);
+        cf_gpu_copy(c->gpu, CF_STREAM_TRANSFER, job->to, job->from);
+        return;
+    }
     cf_span slot = cf_slots_span(c->slots, job->slot);
     if (job->kind == CF_COPY_RAISE || job->kind == CF_COPY_SAVE) {
         cf_span place = cf_slots_tier_span(c->slots, job->other);
@@ -75,16 +95,20 @@ static void jobs_record(cf_copier *c, const cf_copy_job *list)
     }
 }
 
-/* Hands a list of jobs to the device; SETTLE jobs need none. */
+/* Hands a list of jobs to the device; SETTLE and MOVE jobs need none. */
 static void jobs_start(cf_copier *c, cf_copy_job *list)
 {
-    while (list && list->kind == CF_COPY_SETTLE) {
+    while (list && job_is_hosts(list)) {
         cf_copy_job *job = list;
         list = job->next; /* the job may be reused once it is submitted */
         job->begin_ns = cf_timeline_now(c->timeline);
-        cf_layout_settle(job->layout, cf_landing_host(c->slots, job->other));
+        if (job->kind == CF_COPY_SETTLE)
+            cf_layout_settle(job->layout, cf_landing_host(c->slots, job->other));
+        else
+            memmove(job->dest, job->source, job->bytes);
         job_show(c, job);
-        c->fns.submitted(c->fns.user, job, (cf_gpu_point){CF_STREAM_TRANSFER, 0});
+        const cf_copier_fns *fns = job_fns(c, job);
+        fns->submitted(fns->user, job, (cf_gpu_point){CF_STREAM_TRANSFER, 0});
     }
     if (!list)
         return;
@@ -102,7 +126,8 @@ static void jobs_start(cf_copier *c, cf_copy_job *list)
         job->next = NULL;
         *c->flying_end = job;
         c->flying_end = &job->next;
-        c->fns.submitted(c->fns.user, job, point);
+        const cf_copier_fns *fns = job_fns(c, job);
+        fns->submitted(fns->user, job, point);
     }
 }
 
@@ -116,7 +141,8 @@ static void oldest_finish(cf_copier *c)
         c->flying_end = &c->flying;
         c->recorded = false;
     }
-    c->fns.finished(c->fns.user, job);
+    const cf_copier_fns *fns = job_fns(c, job);
+    fns->finished(fns->user, job);
 }
 
 static void *copier_main(void *arg)

@@ -7,6 +7,8 @@
  *     FILL     pieces of a landing place -> slot, at multiples of 256
  *     RAISE    a place of the RAM tier -> slot
  *     SAVE     slot -> a place of the RAM tier
+ *     SPAN     any host-visible bytes -> any device bytes (dense.c)
+ *     MOVE     host bytes -> where they belong, a little below; no device work (dense.c, in place)
  *
  * Threads: push from any thread; the callbacks run on the copy thread, without locks held. */
 #ifndef CF_RUNTIME_COPIER_H
@@ -20,7 +22,16 @@ enum { CF_COPY_ALIGN = 256 };
 
 typedef struct cf_copier cf_copier;
 
-typedef enum { CF_COPY_SETTLE, CF_COPY_FILL, CF_COPY_RAISE, CF_COPY_SAVE } cf_copy_kind;
+typedef enum {
+    CF_COPY_SETTLE,
+    CF_COPY_FILL,
+    CF_COPY_RAISE,
+    CF_COPY_SAVE,
+    CF_COPY_SPAN,
+    CF_COPY_MOVE
+} cf_copy_kind;
+
+struct cf_copier_fns;
 
 typedef struct cf_copy_job {
     cf_copy_kind kind;
@@ -29,15 +40,21 @@ typedef struct cf_copy_job {
     const cf_layout *layout;   /* SETTLE, FILL */
     const uint64_t *piece_off; /* FILL: in the slot */
     uint32_t layer, expert;    /* whose record, for the timeline */
+    cf_span from, to;          /* SPAN */
+    const uint8_t *source;     /* SPAN: what to bring to `from` first, or NULL; MOVE: from where */
+    uint8_t *dest;             /* MOVE */
+    uint64_t bytes;            /* MOVE */
+    const struct cf_copier_fns *fns; /* who learns of it; NULL: whoever created the copier */
     struct cf_copy_job *next;  /* private, like the rest */
     cf_gpu_point point;
     uint64_t begin_ns;
 } cf_copy_job;
 
 typedef struct cf_copier_fns {
-    /* The copy is on its way: device work that waits for `point` sees it. For SETTLE it is done. */
+    /* The copy is on its way: device work that waits for `point` sees it. For SETTLE and MOVE it is
+     * done. */
     void (*submitted)(void *user, cf_copy_job *job, cf_gpu_point point);
-    /* The copy is done and what it read from is free. Not called for SETTLE. */
+    /* The copy is done and what it read from is free. Not called for SETTLE and MOVE. */
     void (*finished)(void *user, cf_copy_job *job);
     void *user;
 } cf_copier_fns;

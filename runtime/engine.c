@@ -157,11 +157,14 @@ static int fetch_open(cf_engine *e, const cf_options *o, cf_err *err)
     int rc = io_kind(o->io, &f.io.kind, err);
     if (rc < 0)
         return rc;
-    uint32_t n = cf_slots_regions(&e->slots, regions, MAX_REGIONS - 1);
-    if (e->rows)
-        regions[n] = cf_rows_region(e->rows);
+    uint32_t n = cf_slots_regions(&e->slots, regions, MAX_REGIONS - 2);
     f.io.regions = regions;
-    f.io.n_regions = n + (e->rows ? 1 : 0);
+    f.io.n_regions = n;
+    if (e->rows)
+        regions[f.io.n_regions++] = cf_rows_region(e->rows);
+    if (e->dense)
+        regions[f.io.n_regions++] = cf_dense_region(e->dense);
+    e->n_regions = f.io.n_regions;
     rc = cf_fetch_open(&e->fetch, &e->files, &f, err);
     if (rc < 0)
         return rc;
@@ -208,7 +211,7 @@ static int cache_open(cf_engine *e, cf_err *err)
     int rc = cf_policy_create(&e->policy, e->policy_name, e->model->n_moe, experts, top_k, err);
     if (rc < 0)
         return rc;
-    return cf_cache_create(&e->cache,
+    rc = cf_cache_create(&e->cache,
                            &(cf_cache_options){.gpu = e->gpu, .fetch = e->fetch,
                                                .files = &e->files, .model = e->model,
                                                .slots = &e->slots, .policy = e->policy,
@@ -216,6 +219,36 @@ static int cache_open(cf_engine *e, cf_err *err)
                                                .timeline = e->timeline,
                                                .on_wait = e->on_experts_wait,
                                                .on_wait_user = e->on_experts_wait_user},
+                           err);
+    if (rc == 0 && e->dense) /* its region is the last one */
+        cf_dense_attach(e->dense, e->fetch, (int32_t)e->n_regions - 1,
+                        cf_cache_copier(e->cache), e->timeline);
+    return rc;
+}
+
+/* The weights that stay, and the way through for those that do not. */
+static int weights_create(cf_engine *e, cf_err *err)
+{
+    const cf_memory_plan *p = &e->plan;
+    e->streamed = calloc(e->model->n_weights + 1, 1);
+    if (!e->streamed)
+        return CF_FAIL(err, -ENOMEM, "out of memory for %u weights", e->model->n_weights);
+    if (p->dense.n_streamed)
+        cf_dense_choose(e->model, p->dense.largest, p->dense.allowance, e->streamed);
+    int rc = cf_weights_create(&e->weights, e->model, e->streamed, e->gpu, err);
+    if (rc < 0 || !p->dense.n_streamed)
+        return rc;
+    cf_notice("the dense weights do not all fit in --vram %llu: %.1f of their %.1f MiB are read "
+              "again for each token (of a prompt: for each chunk), which is slow; --vram %llu "
+              "would hold them",
+              (unsigned long long)p->vram_budget, (double)p->dense.streamed_bytes / (1 << 20),
+              (double)cf_model_resident_bytes(e->model) / (1 << 20),
+              (unsigned long long)p->vram_dense);
+    return cf_dense_create(&e->dense,
+                           &(cf_dense_options){.model = e->model, .gpu = e->gpu,
+                                               .ledger = e->ledger, .plan = &e->plan.dense,
+                                               .shape = &e->plan.shape, .streamed = e->streamed,
+                                               .align = e->files.align},
                            err);
 }
 
@@ -240,7 +273,7 @@ static int memory_open(cf_engine *e, const cf_options *o, cf_err *err)
     cf_ledger_limit_set(e->ledger, CF_POOL_HOST, e->plan.ram_budget);
     CF_TRY(host_charge(e, err));
     CF_TRY(tables_create(e, err));
-    CF_TRY(cf_weights_create(&e->weights, e->model, e->gpu, err));
+    CF_TRY(weights_create(e, err));
     CF_TRY(cf_exec_create(&e->exec, e, err));
     CF_TRY(cf_slots_init(&e->slots, e->gpu, e->ledger, &e->plan.shape, err));
     if (e->plan.row_entries)
@@ -304,7 +337,9 @@ void cf_engine_close(cf_engine **engine)
     cf_rows_destroy(&e->rows);
     cf_slots_finish(&e->slots);
     cf_exec_destroy(&e->exec);
+    cf_dense_destroy(&e->dense);
     cf_weights_finish(&e->weights);
+    free(e->streamed);
     cf_files_close(&e->files);
     cf_gpu_close(&e->gpu);
     cf_tokenizer_close(&e->tokenizer);

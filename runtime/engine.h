@@ -7,6 +7,7 @@
 
 #include "runtime/budget.h"
 #include "runtime/catflap.h"
+#include "runtime/dense.h"
 #include "runtime/exec.h"
 #include "runtime/expert_cache.h"
 #include "runtime/rows.h"
@@ -44,7 +45,10 @@ struct cf_engine {
     cf_slots slots;
     cf_rows *rows; /* NULL when the model has no tables */
     cf_fetch *fetch;
+    uint32_t n_regions; /* of the fetcher */
     cf_weights weights;
+    uint8_t *streamed; /* [n_weights] 1: not resident */
+    cf_dense *dense;   /* NULL when all weights are resident */
     cf_policy *policy;
     cf_cache *cache;
     cf_exec *exec;

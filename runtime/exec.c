@@ -22,7 +22,14 @@ int exec_submit(cf_exec *x, cf_gpu_point wait, cf_gpu_point *point, cf_err *err)
 {
     point->stream = CF_STREAM_COMPUTE;
     x->open = false;
-    return cf_gpu_submit(x->gpu, CF_STREAM_COMPUTE, &wait, wait.value ? 1 : 0, &point->value, err);
+    if (x->dense_ready.value > wait.value)
+        wait = x->dense_ready;
+    x->dense_ready = (cf_gpu_point){CF_STREAM_TRANSFER, 0};
+    int rc = cf_gpu_submit(x->gpu, CF_STREAM_COMPUTE, &wait, wait.value ? 1 : 0, &point->value,
+                           err);
+    if (x->e->dense && rc >= 0)
+        cf_dense_submitted(x->e->dense, *point);
+    return rc;
 }
 
 int exec_finish(cf_exec *x, cf_err *err)
@@ -39,6 +46,8 @@ int exec_finish(cf_exec *x, cf_err *err)
                                          .expert = CF_TIMELINE_NONE, .layer = CF_TIMELINE_NONE,
                                          .track = CF_TRACK_DEVICE_WAITS});
     x->recorded = false;
+    if (x->e->dense && rc >= 0)
+        cf_dense_collect(x->e->dense);
     return rc;
 }
 
@@ -226,11 +235,17 @@ static int head_rows(cf_exec *x, const cf_step *s, uint32_t first, uint32_t n, c
     return 0;
 }
 
+static bool head_is_wanted(const cf_exec *x)
+{
+    const cf_outputs *o = x->batch->outputs;
+    return (o && o->row) || x->batch->last_logits;
+}
+
 static int step_head(cf_exec *x, const cf_step *s, cf_err *err)
 {
     const cf_outputs *o = x->batch->outputs;
     bool all = o && o->row;
-    if (!all && !x->batch->last_logits)
+    if (!head_is_wanted(x))
         return 0;
     exec_barrier(x);
     for (uint32_t i = all ? 0 : x->n_rows - 1; i < x->n_rows; i += CF_HEAD_ROWS) {
@@ -351,6 +366,10 @@ static int step_run(cf_exec *x, const cf_step *s, cf_err *err)
 {
     uint64_t begin = cf_timeline_now(x->e->timeline);
     int rc = step_dispatch(x, s, err);
+    if (x->dense_rc < 0) /* the cause of whatever else went wrong */
+        rc = x->dense_rc;
+    else if (x->e->dense)
+        cf_dense_step_end(x->e->dense, s->kind == CF_STEP_EXPERTS);
     cf_timeline_mark(x->e->timeline, CF_TRACK_STEPS, cf_step_name(s->kind), s->layer,
                      CF_TIMELINE_NONE, begin);
     return rc;
@@ -367,6 +386,11 @@ int cf_exec_run(cf_exec *x, const cf_batch *batch, const float **logits, cf_err 
     x->raw_off = 0;
     x->logits = NULL;
     x->recorded = false;
+    x->dense_ready = (cf_gpu_point){CF_STREAM_TRANSFER, 0};
+    x->dense_rc = 0;
+    x->err = err;
+    if (x->e->dense)
+        cf_dense_begin(x->e->dense, head_is_wanted(x));
     rows_upload(x);
     exec_runs_upload(x);
     cf_policy_chunk(x->e->policy, batch->n_rows);
@@ -386,6 +410,8 @@ int cf_exec_run(cf_exec *x, const cf_batch *batch, const float **logits, cf_err 
         int end = exec_finish(x, rc < 0 ? NULL : err);
         rc = rc < 0 ? rc : end;
     }
+    if (x->e->dense)
+        cf_dense_end(x->e->dense);
     *logits = rc < 0 ? NULL : x->logits;
     cf_timeline_mark(x->e->timeline, CF_TRACK_STEPS, phases[batch->phase], CF_TIMELINE_NONE,
                      batch->n_rows, begin);

@@ -29,6 +29,9 @@ struct cf_exec {
     float tune_scale;
     uint32_t sharp_from; /* 0: neither are scores; at most one of the two */
     const float *logits;
+    cf_gpu_point dense_ready; /* streamed weights of recorded work are on the device from then on */
+    int dense_rc;             /* of this batch; negative: a streamed weight did not come */
+    cf_err *err;              /* where its sentence goes */
 
     /* Host tables of one MoE layer. */
     uint32_t *chosen;      /* [chunk, k] ids, as ROUTE left them */
@@ -52,10 +55,16 @@ static inline cf_span exec_act(const cf_exec *x, cf_bufid buf)
     return cf_span_of(x->acts[buf]);
 }
 
-/* CF_NO_WEIGHT gives none, for ops that allow it. */
-static inline cf_weight exec_weight(const cf_exec *x, cf_wid w)
+/* A weight that does not stay, brought in; may submit what is open and wait (exec_dense.c). */
+cf_weight exec_streamed(cf_exec *x, cf_wid w);
+
+/* What an op recorded right after this may read. CF_NO_WEIGHT gives none, for ops that allow it. */
+static inline cf_weight exec_weight(cf_exec *x, cf_wid w)
 {
-    return w == CF_NO_WEIGHT ? (cf_weight){0} : x->e->weights.list[w];
+    if (w == CF_NO_WEIGHT)
+        return (cf_weight){0};
+    const cf_weight *weight = &x->e->weights.list[w];
+    return weight->span.buf ? *weight : exec_streamed(x, w);
 }
 
 static inline cf_span exec_row_info(const cf_exec *x)

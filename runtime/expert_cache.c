@@ -607,6 +607,11 @@ void cf_cache_get_stats(const cf_cache *c, cf_cache_stats *out)
     out->evictions = cf_residency_evictions(c->residency);
 }
 
+cf_copier *cf_cache_copier(cf_cache *c)
+{
+    return c->copier;
+}
+
 bool cf_cache_holds(const cf_cache *c, uint32_t moe, uint32_t expert)
 {
     pthread_mutex_t *lock = (pthread_mutex_t *)&c->lock;

@@ -88,6 +88,8 @@ void cf_cache_end(cf_cache *c);
 void cf_cache_abort(cf_cache *c);
 
 void cf_cache_get_stats(const cf_cache *c, cf_cache_stats *out);
+/* The copy thread, for whoever else reads weights. */
+struct cf_copier *cf_cache_copier(cf_cache *c);
 
 /* ---- for tests: the invariants, checked over all slots; a sentence or NULL ---- */
 const char *cf_cache_verify(cf_cache *c);

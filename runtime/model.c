@@ -117,13 +117,13 @@ uint32_t cf_step_weights(const cf_step *s, cf_wid out[CF_STEP_WEIGHTS])
         ADD(s->u.norm.w), ADD(s->u.norm.bias);
         break;
     case CF_STEP_ATTN_LATENT:
-        ADD(s->u.latent.q_a), ADD(s->u.latent.q_a_norm), ADD(s->u.latent.q_b);
-        ADD(s->u.latent.kv_a), ADD(s->u.latent.kv_a_norm), ADD(s->u.latent.kv_b);
-        ADD(s->u.latent.k_b), ADD(s->u.latent.v_b), ADD(s->u.latent.out);
+        ADD(s->u.latent.q_a), ADD(s->u.latent.kv_a), ADD(s->u.latent.q_a_norm);
+        ADD(s->u.latent.kv_a_norm), ADD(s->u.latent.q_b);
         if (s->u.latent.indexed) {
             const cf_index_def *d = &s->u.latent.index;
-            ADD(d->q), ADD(d->k), ADD(d->k_norm), ADD(d->k_norm_bias), ADD(d->weights);
+            ADD(d->k), ADD(d->q), ADD(d->weights), ADD(d->k_norm), ADD(d->k_norm_bias);
         }
+        ADD(s->u.latent.kv_b), ADD(s->u.latent.k_b), ADD(s->u.latent.v_b), ADD(s->u.latent.out);
         break;
     case CF_STEP_ATTN:
         ADD(s->u.attn.q), ADD(s->u.attn.k), ADD(s->u.attn.v), ADD(s->u.attn.out);
@@ -139,8 +139,8 @@ uint32_t cf_step_weights(const cf_step *s, cf_wid out[CF_STEP_WEIGHTS])
         ADD(s->u.decay.qkv), ADD(s->u.decay.gate), ADD(s->u.decay.norm), ADD(s->u.decay.out);
         break;
     case CF_STEP_ATTN_BIAS:
-        ADD(s->u.bias.q), ADD(s->u.bias.k), ADD(s->u.bias.v), ADD(s->u.bias.out);
-        ADD(s->u.bias.bias);
+        ADD(s->u.bias.q), ADD(s->u.bias.k), ADD(s->u.bias.v), ADD(s->u.bias.bias);
+        ADD(s->u.bias.out);
         break;
     case CF_STEP_CROSS_KV:
         ADD(s->u.cross_kv.k), ADD(s->u.cross_kv.v);

@@ -39,7 +39,7 @@ typedef struct cf_scale_def {
     uint32_t rows, cols;
 } cf_scale_def;
 
-/* A resident matrix or vector (rows 1). */
+/* A dense matrix or vector (rows 1): resident, or streamed on its known schedule. */
 typedef struct cf_weight_def {
     const char *name; /* the tensor's, for messages */
     cf_extent extent;
@@ -341,7 +341,8 @@ void cf_model_free(cf_model **model); /* accepts NULL; leaves NULL */
 const char *cf_model_path(const cf_model *model); /* what was opened, for messages */
 
 const char *cf_step_name(cf_step_kind kind);
-/* The resident weights that a step reads; returns how many. */
+/* The dense weights that a step reads, its matrices in the order of their use (dense.h streams them
+ * in it); returns how many. */
 enum { CF_STEP_WEIGHTS = 16 };
 uint32_t cf_step_weights(const cf_step *step, cf_wid out[CF_STEP_WEIGHTS]);
 /* Weight bytes that a step reads for one row (EXPERTS: top_k records). */

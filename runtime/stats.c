@@ -11,11 +11,14 @@ void cf_engine_get_stats(const cf_engine *e, cf_stats *out)
     cf_fetch_stats io;
     cf_cache_stats cache;
     cf_rows_stats rows = {0};
+    cf_dense_stats dense = {0};
     cf_fetch_get_stats(e->fetch, &io);
     cf_cache_get_stats(e->cache, &cache);
     if (e->rows)
         cf_rows_get_stats(e->rows, &rows);
-    double io_stall = cf_seconds(cache.io_stall_ns + c->rows_stall_ns);
+    if (e->dense)
+        cf_dense_get_stats(e->dense, &dense);
+    double io_stall = cf_seconds(cache.io_stall_ns + c->rows_stall_ns + dense.stall_ns);
     double copy_stall = cf_seconds(cache.copy_stall_ns), device = cf_seconds(c->device_stall_ns);
     double busy = cf_seconds(c->prefill_ns + c->decode_ns);
     double host = busy - io_stall - copy_stall - device;
@@ -41,6 +44,10 @@ void cf_engine_get_stats(const cf_engine *e, cf_stats *out)
         .io_reads = io.reads,
         .io_bytes = io.bytes,
         .io_busy_s = cf_seconds(io.busy_ns),
+        .dense_streamed_bytes = p->dense.streamed_bytes,
+        .dense_reads = dense.reads,
+        .dense_bytes = dense.bytes,
+        .dense_stall_s = cf_seconds(dense.stall_ns),
         .io_registered_bytes = cf_fetch_io_info(e->fetch)->registered_bytes,
         .io_unregistered_reads = io.unregistered_reads,
         .row_bytes_asked = rows.bytes_asked,
@@ -163,6 +170,11 @@ char *cf_engine_stats_json(const cf_engine *e)
                   "registered_bytes", (json_int_t)s.io_registered_bytes, "unregistered_reads",
                   (json_int_t)s.io_unregistered_reads, "row_bytes_asked",
                   (json_int_t)s.row_bytes_asked, "row_bytes_used", (json_int_t)s.row_bytes_used));
+    json_object_set_new(j, "dense",
+                        json_pack("{s:I s:I s:I s:f}", "streamed_bytes",
+                                  (json_int_t)s.dense_streamed_bytes, "reads",
+                                  (json_int_t)s.dense_reads, "bytes", (json_int_t)s.dense_bytes,
+                                  "stall_seconds", s.dense_stall_s));
     json_object_set_new(j, "stall_seconds",
                         json_pack("{s:f s:f s:f s:f}", "io", s.stall_io_s, "copy", s.stall_copy_s,
                                   "device", s.stall_device_s, "host", s.stall_host_s));

@@ -8,30 +8,33 @@
 #include "gpu/formats.h"
 #include "runtime/base/align.h"
 
-enum { WEIGHT_ALIGN = 256, BLOCK_BYTES = 256 << 20, MAX_LANES = 8, CHUNK_ALIGN = 64 };
-
-/* Outer scales follow the codes. */
-static uint64_t scales_place(const cf_weight_def *d)
-{
-    return cf_align_up(cf_weight_code_bytes(d), WEIGHT_ALIGN);
-}
+enum { BLOCK_BYTES = 256 << 20, MAX_LANES = 8, CHUNK_ALIGN = 64 };
 
 static uint64_t scales_bytes(const cf_weight_def *d)
 {
     return cf_scale_def_bytes(&d->scale, d->rows, d->cols);
 }
 
+/* Outer scales follow the codes; of a streamed matrix only they are here. */
+static uint64_t scales_place(const cf_weight_def *d, bool streamed)
+{
+    return streamed ? 0 : cf_align_up(cf_weight_code_bytes(d), CF_WEIGHT_ALIGN);
+}
+
 /* Where every weight lies, in order: its block and the place in it (offs and blocks may be NULL);
  * returns the number of blocks and leaves their sizes in *block_bytes (which may be NULL). */
-static uint32_t weights_pack(const cf_model *model, uint64_t max_alloc, uint64_t *offs,
-                             uint32_t *blocks, uint64_t *block_bytes)
+static uint32_t weights_pack(const cf_model *model, const uint8_t *streamed, uint64_t max_alloc,
+                             uint64_t *offs, uint32_t *blocks, uint64_t *block_bytes)
 {
     uint64_t limit = max_alloc && max_alloc < BLOCK_BYTES ? max_alloc : BLOCK_BYTES;
     uint32_t block = 0;
     uint64_t used = 0;
     for (uint32_t i = 0; i < model->n_weights; i++) {
         const cf_weight_def *d = &model->weights[i];
-        uint64_t bytes = scales_place(d) + cf_align_up(scales_bytes(d), WEIGHT_ALIGN);
+        uint64_t bytes = scales_place(d, streamed && streamed[i]) +
+                         cf_align_up(scales_bytes(d), CF_WEIGHT_ALIGN);
+        if (!bytes)
+            continue;
         if (used && used + bytes > limit) {
             if (block_bytes)
                 block_bytes[block] = used;
@@ -49,12 +52,13 @@ static uint32_t weights_pack(const cf_model *model, uint64_t max_alloc, uint64_t
     return block + 1;
 }
 
-uint64_t cf_weights_bytes(const cf_model *model, uint64_t max_alloc_bytes)
+uint64_t cf_weights_bytes(const cf_model *model, const uint8_t *streamed,
+                          uint64_t max_alloc_bytes)
 {
     uint64_t *sizes = calloc(model->n_weights + 1, sizeof *sizes);
     if (!sizes)
         return UINT64_MAX / 4; /* refuses the plan; the allocation itself would fail too */
-    uint32_t n = weights_pack(model, max_alloc_bytes, NULL, NULL, sizes);
+    uint32_t n = weights_pack(model, streamed, max_alloc_bytes, NULL, NULL, sizes);
     uint64_t sum = 0;
     for (uint32_t i = 0; i < n; i++)
         sum += cf_align_up(sizes[i], 4096);
@@ -62,11 +66,12 @@ uint64_t cf_weights_bytes(const cf_model *model, uint64_t max_alloc_bytes)
     return sum;
 }
 
-int cf_weights_create(cf_weights *weights, const cf_model *model, cf_gpu *gpu, cf_err *err)
+int cf_weights_create(cf_weights *weights, const cf_model *model, const uint8_t *streamed,
+                      cf_gpu *gpu, cf_err *err)
 {
     int rc = 0;
     uint32_t n = model->n_weights;
-    *weights = (cf_weights){0};
+    *weights = (cf_weights){.streamed = streamed};
     uint64_t *offs = calloc(n + 1, sizeof *offs), *sizes = calloc(n + 1, sizeof *sizes);
     uint32_t *blocks = calloc(n + 1, sizeof *blocks);
     weights->list = calloc(n + 1, sizeof *weights->list);
@@ -76,18 +81,20 @@ int cf_weights_create(cf_weights *weights, const cf_model *model, cf_gpu *gpu, c
         goto fail;
     }
     weights->n_blocks =
-        weights_pack(model, cf_gpu_get_info(gpu)->max_alloc_bytes, offs, blocks, sizes);
-    for (uint32_t i = 0; i < weights->n_blocks; i++)
+        weights_pack(model, streamed, cf_gpu_get_info(gpu)->max_alloc_bytes, offs, blocks, sizes);
+    for (uint32_t i = 0; i < weights->n_blocks && sizes[i]; i++)
         CF_TRY(cf_gpu_buf_create(gpu, CF_BUF_DEVICE, cf_align_up(sizes[i], 4096),
                                  "resident weights", &weights->blocks[i], err));
     for (uint32_t i = 0; i < n; i++) {
         const cf_weight_def *d = &model->weights[i];
-        cf_gpu_buf *block = weights->blocks[blocks[i]];
-        weights->list[i] = (cf_weight){.span = {block, offs[i], cf_weight_code_bytes(d)},
-                                       .dtype = d->dtype, .rows = d->rows, .cols = d->cols};
+        bool gone = streamed && streamed[i];
+        weights->list[i] = (cf_weight){.dtype = d->dtype, .rows = d->rows, .cols = d->cols};
+        if (!gone)
+            weights->list[i].span =
+                (cf_span){weights->blocks[blocks[i]], offs[i], cf_weight_code_bytes(d)};
         if (d->scale.rows) {
-            weights->list[i].scales =
-                (cf_span){block, offs[i] + scales_place(d), scales_bytes(d)};
+            weights->list[i].scales = (cf_span){weights->blocks[blocks[i]],
+                                                offs[i] + scales_place(d, gone), scales_bytes(d)};
             weights->list[i].scale_format = d->scale.format;
             weights->list[i].scale_rows = d->scale.rows;
             weights->list[i].scale_cols = d->scale.cols;
@@ -155,6 +162,11 @@ static void lane_arrived(cf_fetch_req *req, void *user)
 /* Asks for the next chunk; false when all weights were asked for. */
 static bool lane_ask(struct loader *ld, struct lane *l)
 {
+    const uint8_t *streamed = ld->weights->streamed;
+    while (streamed && !ld->scales && ld->weight < ld->model->n_weights && streamed[ld->weight]) {
+        ld->scales = ld->model->weights[ld->weight].scale.rows > 0;
+        ld->weight += !ld->scales;
+    }
     if (ld->weight == ld->model->n_weights)
         return false;
     const cf_weight_def *d = &ld->model->weights[ld->weight];
@@ -259,6 +271,9 @@ int cf_weights_load(cf_weights *weights, const cf_model *model, cf_gpu *gpu, cf_
     pthread_cond_init(&ld.arrival, NULL);
     uint64_t total = cf_model_resident_bytes(model), loaded = 0;
     int rc = 0;
+    for (uint32_t i = 0; i < model->n_weights; i++)
+        if (weights->streamed && weights->streamed[i])
+            total -= cf_weight_code_bytes(&model->weights[i]);
     for (uint32_t i = 0; i < ld.n_lanes; i++) {
         ld.lanes[i].loader = &ld;
         ld.lanes[i].landing = i;

@@ -347,26 +347,30 @@ static void books_hold(const cf_options *o)
     CHECK_INT(books.maps_bytes + books.device, 0);
 }
 
-/* The smallest budgets, enough for everything, and something between. */
+enum { LEAST, LEAST_RESIDENT, BETWEEN, ALL, SIZES };
+
+/* The smallest budgets, with which dense weights are streamed; the smallest without; something
+ * between; enough for everything. */
 static bool budget_set(cf_options *o, int which)
 {
-    cf_memory_plan least, most;
+    cf_memory_plan plan;
     cf_err err = {0};
     o->vram_bytes = o->ram_bytes = 1u << 30;
-    if (sized_plan(&model, o, &most, &err) < 0) {
+    int rc = sized_plan(&model, o, &plan, &err);
+    if (rc == 0) {
+        uint64_t sizes[SIZES] = {plan.vram_min, plan.vram_dense,
+                                 (plan.vram_dense + plan.vram_all) / 2, plan.vram_all};
+        o->vram_bytes = sizes[which];
+        rc = sized_plan(&model, o, &plan, &err); /* the least of RAM depends on it */
+    }
+    if (rc < 0) {
         printf("    %s\n", err.msg);
         return false;
     }
-    o->vram_bytes = most.vram_min;
-    o->ram_bytes = most.ram_min;
-    if (sized_plan(&model, o, &least, &err) < 0) {
-        printf("    %s\n", err.msg);
-        return false;
-    }
-    if (which > 0) {
-        o->vram_bytes = which == 1 ? (least.vram_min + most.vram_all) / 2 : most.vram_all;
-        o->ram_bytes = which == 1 ? least.ram_min + (2 << 20) : 96u << 20;
-    }
+    CHECK(which == LEAST || plan.dense.n_streamed == 0);
+    o->ram_bytes = which == BETWEEN ? plan.ram_min + (2 << 20)
+                   : which == ALL   ? 96u << 20
+                                    : plan.ram_min;
     return true;
 }
 
@@ -374,10 +378,10 @@ static void wrapped_sum(const char *memory, bool no_import, bool few)
 {
     static const uint32_t chunks[] = {8, 64};
     for (int c = few; c < 2; c++)
-        for (int which = 0; which < 3 - few; which++) {
+        for (int which = 0; which < (few ? BETWEEN : SIZES); which++) {
             cf_options o = options_make(device, chunks[c]);
             o.memory = memory;
-            o.io = which == 1 ? "pread" : "uring";
+            o.io = which % 2 ? "pread" : "uring";
             o.no_import = no_import;
             if (!budget_set(&o, which))
                 CHECK_NEVER("has no plan");
@@ -501,7 +505,7 @@ static void high_water(void)
     uint64_t bare = child_hwm(8, 0, 0);
     CHECK(bare > 0);
     for (int c = 0; c < 2; c++)
-        for (int which = 0; which < 3; which++) {
+        for (int which = 0; which < SIZES; which++) {
             cf_options o = options_make(device, chunks[c]);
             if (!budget_set(&o, which)) {
                 CHECK_NEVER("has no plan");

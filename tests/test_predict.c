@@ -126,7 +126,7 @@ static int way_options(const way *w, cf_options *o, cf_err *err)
     o->ram_bytes = 64u << 20;
     int rc = cf_engine_open(&e, w->model, o, err);
     if (rc == 0) {
-        o->vram_bytes = e->plan.vram_min + w->extra * e->plan.shape.slot_bytes;
+        o->vram_bytes = e->plan.vram_dense + w->extra * e->plan.shape.slot_bytes;
         /* A RAM tier of about as many records. */
         o->ram_bytes = e->plan.ram_min + (100u << 10) + 2 * w->extra * e->plan.shape.slot_bytes;
     }

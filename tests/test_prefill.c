@@ -98,7 +98,7 @@ static int way_open(const way *w, cf_engine **e, cf_err *err)
     int rc = cf_engine_open(e, w->model, &o, err);
     if (rc < 0)
         return rc;
-    o.vram_bytes = (*e)->plan.vram_min + w->extra * (*e)->plan.shape.slot_bytes;
+    o.vram_bytes = (*e)->plan.vram_dense + w->extra * (*e)->plan.shape.slot_bytes;
     cf_engine_close(e);
     return cf_engine_open(e, w->model, &o, err);
 }

@@ -170,7 +170,7 @@ static bool options_size(cf_options *o, uint32_t more_slots, uint32_t tier)
     bool opened = cf_engine_open(&e, model_dir, o, NULL) == 0;
     if (opened) {
         const cf_memory_plan *p = &e->plan;
-        o->vram_bytes = p->vram_min + more_slots * p->shape.slot_bytes;
+        o->vram_bytes = p->vram_dense + more_slots * p->shape.slot_bytes;
         /* Slabs may take half of what is left. */
         if (tier)
             o->ram_bytes = p->ram_min + 2 * tier * p->shape.slot_bytes;

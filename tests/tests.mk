@@ -27,21 +27,23 @@ SUBMAKE = $(MAKE) --no-print-directory $(if $(V),,-s) $(if $(findstring jobserve
 
 # ---- sanitizers: the reference device only (driver libraries leak, and are not instrumented) ----
 ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
-              test_badmodel test_barriers test_block_models test_cache test_chat test_encoder \
-              test_faults test_fetch test_gguf test_gguf_families test_gguf_models test_hazard \
-              test_history test_identity test_index test_io test_jinja test_layout test_models \
-              test_policy test_predict test_prefill test_quants test_replay test_residency \
-              test_routers test_rows test_safetensors test_safetensors_write test_sampler \
-              test_state test_stored test_timeline test_tokenizer test_tokenizer_parts test_utf8 \
-              test_variants test_window)
+              test_badmodel test_barriers test_block_models test_cache test_chat test_dense \
+              test_encoder test_faults test_fetch test_gguf test_gguf_families test_gguf_models \
+              test_hazard test_history test_identity test_index test_io test_jinja test_layout \
+              test_machine test_models test_policy test_predict test_prefill test_quants \
+              test_replay test_residency test_routers test_rows test_safetensors \
+              test_safetensors_write test_sampler test_state test_stored test_timeline \
+              test_tokenizer test_tokenizer_parts test_utf8 test_variants test_window)
 TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
-              test_badmodel test_barriers test_cache test_faults test_fetch test_identity \
-              test_io test_models test_predict test_rows test_timeline test_window)
+              test_badmodel test_barriers test_cache test_dense test_faults test_fetch \
+              test_identity test_io test_models test_predict test_rows test_timeline test_window)
 SAN_TESTS  := $(if $(findstring thread,$(SAN)),$(TSAN_TESTS),$(ASAN_TESTS))
 # Tests that run on every device there is, unless told on which.
-BY_DEVICE  := test_encoder test_models test_gguf_models test_identity test_stored test_window
+BY_DEVICE  := test_dense test_encoder test_gguf_models test_identity test_models test_stored test_window
+# Of these the sanitizers run less.
+SHORTER    := test_dense test_identity
 # Arguments of run.sh: the tests $2 of the build folder $1.
-runs = $(foreach t,$2,'$1/tests/$t$(if $(filter $(BY_DEVICE),$t), ref)$(if $(filter test_identity,$t), short)$(if $(filter test_faults,$t), 40)')
+runs = $(foreach t,$2,'$1/tests/$t$(if $(filter $(BY_DEVICE),$t), ref)$(if $(filter $(SHORTER),$t), short)$(if $(filter test_faults,$t), 40)')
 
 # ---- fuzz targets: the whole library, instrumented, in a folder of its own ----
 FUZZ      := $(FUZZ_SRC:%.c=$(BUILD)/%)

@@ -160,7 +160,8 @@ static void role_row(cf_table *t, const char *role, uint64_t tensors, uint64_t b
     cf_table_end_row(t);
 }
 
-static void roles_print(const cf_model *m, const roles *r)
+/* memory: NULL when there is no plan. */
+static void roles_print(const cf_model *m, const roles *r, const cf_info_memory *memory)
 {
     char text[128], a[32], b[32];
     uint64_t all = r->resident_bytes + r->expert_bytes + r->table_bytes + r->skipped_bytes;
@@ -170,7 +171,11 @@ static void roles_print(const cf_model *m, const roles *r)
         cf_table_cell(t, "%s", heads[i]);
     cf_table_end_row(t);
     cf_table_rule(t);
-    role_row(t, "resident", r->resident_tensors, r->resident_bytes, all, "read once, at open");
+    snprintf(text, sizeof text, "read once, at open");
+    if (memory && memory->plan.dense.n_streamed)
+        snprintf(text, sizeof text, "dense: %s of it streamed, the rest read once, at open",
+                 cf_bytes_text(memory->plan.dense.streamed_bytes, a, sizeof a));
+    role_row(t, "resident", r->resident_tensors, r->resident_bytes, all, text);
     snprintf(text, sizeof text, "streamed: records of %s, at most %s a token",
              cf_bytes_text(r->record_bytes, a, sizeof a),
              cf_bytes_text(r->token_bytes, b, sizeof b));
@@ -187,7 +192,7 @@ static void roles_print(const cf_model *m, const roles *r)
     cf_table_destroy(&t);
 }
 
-static void model_print(const cf_model *m, const roles *r)
+static void model_print(const cf_model *m, const roles *r, const cf_info_memory *memory)
 {
     const cf_spec *s = &m->spec;
     char a[32], b[32];
@@ -219,7 +224,7 @@ static void model_print(const cf_model *m, const roles *r)
     cf_table_print(t, stdout, 2);
     cf_table_destroy(&t);
     fputc('\n', stdout);
-    roles_print(m, r);
+    roles_print(m, r, memory);
 }
 
 static json_t *model_json(const cf_model *m, const roles *r)
@@ -262,7 +267,7 @@ static int model_info(const info *o)
             json_object_set_new(value, "plan", cf_info_plan_json(m));
         code = cf_json_print(value);
     } else if (!o->json) {
-        model_print(m, &r);
+        model_print(m, &r, rc == 0 ? &memory : NULL);
         if (rc == 0)
             cf_info_memory_print(&memory, m, stdout);
         if (o->plan)

@@ -128,6 +128,28 @@ static uint64_t chunk_token_bytes(const cf_model *m)
 
 /* ---- for people ---- */
 
+/* Which dense weights stay, and why not all. */
+static void dense_print(const cf_memory_plan *p, FILE *out)
+{
+    const cf_dense_plan *d = &p->dense;
+    char a[32], b[32];
+    if (!d->n_streamed)
+        return;
+    fprintf(out,
+            "\n  Dense weights are streamed: %u matrices, %s, are read again for each token (of a "
+            "prompt:\n  for each chunk). They pass through %u segment%s of %s:\n  ",
+            d->n_streamed, cf_bytes_text(d->streamed_bytes, a, sizeof a), d->n_segments,
+            d->n_segments == 1 ? "" : "s", cf_bytes_text(d->segment_bytes, b, sizeof b));
+    fprintf(out, d->n_segments == 1 ? "too few to read one while another is computed on.\n"
+                                    : "one is read while the other is computed on.\n");
+    fprintf(out,
+            "  %s of them stay, all that fits beside the fewest expert slots: a dense byte that "
+            "stays saves\n  a byte of each token's reads, a byte of an expert slot only a share of "
+            "one.\n  All dense weights would stay with --vram %" PRIu64 " (%s).\n",
+            cf_bytes_text(d->resident_bytes, a, sizeof a), p->vram_dense,
+            cf_bytes_text(p->vram_dense, b, sizeof b));
+}
+
 static void shares_print(cf_table *t, const char *pool, const share *list, uint32_t n,
                          uint64_t budget, bool chosen)
 {
@@ -164,6 +186,7 @@ void cf_info_memory_print(const cf_info_memory *memory, const cf_model *model, F
     shares_print(t, "RAM", list, ram_shares(p, model, list), p->ram_budget, p->ram_chosen);
     cf_table_print(t, out, 2);
     cf_table_destroy(&t);
+    dense_print(p, out);
     if (p->total_records)
         fprintf(out, "\n  %u of %" PRIu64 " expert records fit in VRAM (%.1f %%).\n",
                 p->shape.n_slots, p->total_records,
@@ -206,10 +229,17 @@ json_t *cf_info_memory_json(const cf_info_memory *memory, const cf_model *model)
     json_t *vram = shares_json(list, n, p->vram_budget, p->vram_chosen, p->vram_min);
     n = ram_shares(p, model, list);
     json_t *ram = shares_json(list, n, p->ram_budget, p->ram_chosen, p->ram_min);
-    return json_pack("{s:o, s:s, s:i, s:i, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "device",
+    json_t *dense = json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I}", "streamed_matrices", (json_int_t)p->dense.n_streamed,
+        "streamed_bytes", (json_int_t)p->dense.streamed_bytes, "resident_bytes",
+        (json_int_t)p->dense.resident_bytes, "segments", (json_int_t)p->dense.n_segments,
+        "segment_bytes", (json_int_t)p->dense.segment_bytes, "vram_all_dense",
+        (json_int_t)p->vram_dense);
+    return json_pack("{s:o, s:s, s:i, s:i, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I}",
+                     "device",
                      json_sprintf("%s:%d", memory->device.backend, memory->device.index),
                      "device_name", memory->device.name, "ctx", (int)p->ctx, "chunk", (int)p->chunk,
-                     "kv", p->kv_dtype == CF_F32 ? "f32" : "f16", "vram", vram, "ram", ram, "slots",
+                     "kv", p->kv_dtype == CF_F32 ? "f32" : "f16", "vram", vram, "ram", ram, "dense", dense, "slots",
                      (json_int_t)p->shape.n_slots, "slot_bytes", (json_int_t)p->shape.slot_bytes,
                      "slabs", (json_int_t)(p->shape.n_slabs + p->shape.n_tier), "records",
                      (json_int_t)p->total_records,

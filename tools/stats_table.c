@@ -88,6 +88,13 @@ static void io_print(const cf_stats *s, FILE *out)
     cf_table_cell(t, "%" PRIu64 " of %s together, %.2f GB/s while busy (%.3f s)", s->io_reads,
                   cf_bytes_text(s->io_bytes, a, sizeof a), gb_s, s->io_busy_s);
     cf_table_end_row(t);
+    if (s->dense_streamed_bytes) {
+        cf_table_cell(t, "dense weights");
+        cf_table_cell(t, "%s read again for each token (of a prompt: each chunk), %s in all",
+                      cf_bytes_text(s->dense_streamed_bytes, a, sizeof a),
+                      cf_bytes_text(s->dense_bytes, b, sizeof b));
+        cf_table_end_row(t);
+    }
     uint64_t tokens = s->generated_tokens;
     if (tokens && s->decode.lookups) {
         cf_table_cell(t, "misses per token");

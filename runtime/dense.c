@@ -1,0 +1,564 @@
+/* Streamed dense weights: see dense.h.
+ *
+ * Invariants
+ *  1. A page is read into its segment only when `freed` has passed the page that had it before:
+ *     every use of that one was recorded, submitted and waited for.
+ *  2. Entries are asked for in order, entries [0, final) are never used again in this batch.
+ *  3. A read in flight (a stage that is not idle) belongs to an entry of a page that is not freed.
+ *  4. Between batches no stage is busy.
+ *
+ * Threads: `lock` guards all that the I/O and copy threads see; it is never held over I/O or a
+ * device wait (a submit only queues). The rest is the engine thread's. */
+#include "runtime/dense.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "runtime/base/align.h"
+#include "runtime/base/clock.h"
+
+enum { NONE = 0xffffffff, IN_PLACE_READS = 32 };
+
+/* A streamed matrix, in the order of use. */
+struct entry {
+    cf_wid weight;
+    uint32_t page, layer;
+    uint32_t experts; /* EXPERTS steps before it */
+    bool head;        /* skipped when nobody wants logits */
+    uint64_t off;     /* of its window in the segment */
+    uint64_t bytes;
+    /* Guarded by lock. */
+    uint64_t asked, arrived;
+    cf_gpu_point ready;
+};
+
+struct page {
+    uint32_t end;      /* one past its last entry */
+    bool recorded;     /* used by work that is not submitted */
+    cf_gpu_point last; /* the last submitted work that uses it */
+};
+
+/* A read on its way. */
+struct stage {
+    struct cf_dense *dense;
+    struct stage *next; /* idle ones */
+    uint32_t index, entry;
+    uint64_t off, bytes; /* of the matrix */
+    uint64_t src_off;    /* where they begin in what is read */
+    bool busy;
+    cf_run run;
+    cf_fetch_req req;
+    cf_copy_job job;
+};
+
+struct cf_dense {
+    cf_dense_options o;
+    cf_fetch *fetch;
+    cf_copier *copier;
+    cf_copier_fns fns;
+    cf_timeline *timeline;
+    int32_t region;
+    cf_pages pages_memory, stages_memory;
+    cf_gpu_buf *segments, *staging;
+    struct entry *entries;
+    struct page *pages;
+    uint32_t n_entries, n_pages, n_stages;
+    struct stage *stages;
+    /* The engine thread's. */
+    uint32_t next;    /* entry to be used next */
+    uint32_t current; /* in use, or NONE */
+    uint32_t final;
+    uint64_t stall_ns;
+    /* Guarded by lock. */
+    pthread_mutex_t lock;
+    pthread_cond_t arrival;
+    struct stage *idle;
+    uint32_t busy;
+    uint32_t ask;     /* entry to be asked for next */
+    uint32_t freed;   /* pages [0, freed) have given up their segments */
+    uint32_t experts; /* EXPERTS steps of this batch that are over */
+    bool head;
+    int rc; /* the first failure of this batch */
+    cf_err err;
+    uint64_t reads, bytes;
+};
+
+/* ---- asking; the lock is held ---- */
+
+static const cf_weight_def *entry_def(const cf_dense *d, const struct entry *e)
+{
+    return &d->o.model->weights[e->weight];
+}
+
+/* The first byte of a segment's memory that the entry may use. */
+static uint64_t entry_place(const cf_dense *d, const struct entry *e)
+{
+    return e->page % d->o.plan->n_segments * d->o.plan->segment_bytes + e->off;
+}
+
+/* Where the matrix begins in its place. In place: where the window has it, moved down to a multiple
+ * of 16. */
+static uint64_t entry_data(const cf_dense *d, const struct entry *e)
+{
+    uint64_t at = entry_place(d, e);
+    if (d->o.shape->in_place)
+        at += cf_align_down(entry_def(d, e)->extent.off % d->o.align, CF_PIECE_ALIGN);
+    return at;
+}
+
+static cf_fetch_class entry_class(const cf_dense *d, const struct entry *e)
+{
+    return e->experts <= d->experts ? CF_FETCH_DEMAND : CF_FETCH_PREFETCH;
+}
+
+/* The next read: the whole matrix into its segment, or as much of it as a stage holds. */
+static void stage_ask(cf_dense *d, struct stage *s)
+{
+    struct entry *e = &d->entries[d->ask];
+    const cf_weight_def *w = entry_def(d, e);
+    bool in_place = d->o.shape->in_place;
+    uint64_t at = w->extent.off + e->asked, begin = cf_align_down(at, d->o.align);
+    s->entry = d->ask;
+    s->off = e->asked;
+    s->src_off = at - begin;
+    s->bytes = e->bytes - e->asked;
+    if (!in_place && s->bytes > d->o.plan->stage_bytes - s->src_off)
+        s->bytes = cf_align_down(d->o.plan->stage_bytes - s->src_off, CF_WEIGHT_ALIGN);
+    s->run = (cf_run){.file = w->extent.file,
+                      .file_off = begin,
+                      .bytes = cf_align_up(at + s->bytes, d->o.align) - begin};
+    s->req.runs = &s->run;
+    s->req.n_runs = 1;
+    if (in_place) {
+        /* The bytes change from here on: no device work may still read them. */
+        cf_gpu_host_write((cf_span){d->segments, entry_place(d, e), s->run.bytes});
+        s->req.slab = d->pages_memory.data + entry_place(d, e);
+    } else {
+        uint64_t off = s->index * d->o.plan->stage_bytes;
+        if (!d->o.shape->staged)
+            cf_gpu_host_write((cf_span){d->staging, off, s->run.bytes});
+        s->req.slab = d->stages_memory.data + off;
+    }
+    s->req.region = d->region;
+    e->asked += s->bytes;
+    if (e->asked == e->bytes)
+        d->ask++;
+    d->reads++;
+    d->bytes += s->run.bytes;
+    s->busy = true;
+    d->busy++;
+    cf_fetch_req *req = &s->req;
+    cf_fetch_submit(d->fetch, &req, 1, entry_class(d, e));
+}
+
+static void ask_more(cf_dense *d)
+{
+    while (d->rc == 0 && d->idle && d->ask < d->n_entries) {
+        struct entry *e = &d->entries[d->ask];
+        if (e->head && !d->head) {
+            d->ask++;
+            continue;
+        }
+        if (e->page >= d->freed + d->o.plan->n_segments)
+            return;
+        struct stage *s = d->idle;
+        d->idle = s->next;
+        stage_ask(d, s);
+    }
+}
+
+/* The stage has nothing to do any more. */
+static void stage_release(cf_dense *d, struct stage *s)
+{
+    s->busy = false;
+    s->next = d->idle;
+    d->idle = s;
+    d->busy--;
+    ask_more(d);
+    pthread_cond_signal(&d->arrival);
+}
+
+static void entry_arrive(cf_dense *d, const struct stage *s, cf_gpu_point ready)
+{
+    struct entry *e = &d->entries[s->entry];
+    e->arrived += s->bytes;
+    if (ready.value > e->ready.value)
+        e->ready = ready;
+    pthread_cond_signal(&d->arrival);
+}
+
+/* ---- completions ---- */
+
+/* The copy is on its way, or the move is done. */
+static void on_copy_submitted(void *user, cf_copy_job *job, cf_gpu_point point)
+{
+    cf_dense *d = user;
+    struct stage *s = &d->stages[job->other];
+    pthread_mutex_lock(&d->lock);
+    entry_arrive(d, s, point);
+    if (job->kind == CF_COPY_MOVE)
+        stage_release(d, s);
+    pthread_mutex_unlock(&d->lock);
+}
+
+static void on_copy_finished(void *user, cf_copy_job *job)
+{
+    cf_dense *d = user;
+    pthread_mutex_lock(&d->lock);
+    stage_release(d, &d->stages[job->other]);
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* What has been read goes where it belongs; false when it is there. */
+static bool stage_copy(cf_dense *d, struct stage *s)
+{
+    const struct entry *e = &d->entries[s->entry];
+    uint64_t to = entry_data(d, e);
+    s->job = (cf_copy_job){
+        .other = s->index, .layer = e->layer, .expert = CF_TIMELINE_NONE, .fns = &d->fns};
+    if (d->o.shape->in_place) {
+        uint64_t from = entry_place(d, e) + s->src_off;
+        if (from == to)
+            return false;
+        s->job.kind = CF_COPY_MOVE;
+        s->job.source = d->pages_memory.data + from;
+        s->job.dest = d->pages_memory.data + to;
+        s->job.bytes = s->bytes;
+    } else {
+        uint64_t from = s->index * d->o.plan->stage_bytes + s->src_off;
+        s->job.kind = CF_COPY_SPAN;
+        s->job.from = (cf_span){d->staging, from, s->bytes};
+        s->job.to = (cf_span){d->segments, to + s->off, s->bytes};
+        if (d->o.shape->staged)
+            s->job.source = d->stages_memory.data + from;
+    }
+    cf_copier_push(d->copier, &s->job);
+    return true;
+}
+
+static void on_read(cf_fetch_req *req, void *user)
+{
+    struct stage *s = user;
+    cf_dense *d = s->dense;
+    cf_timeline_add(d->timeline, &(cf_timeline_event){.begin_ns = req->begin_ns,
+                                                      .end_ns = req->end_ns,
+                                                      .name = "dense",
+                                                      .bytes = s->run.bytes,
+                                                      .expert = CF_TIMELINE_NONE,
+                                                      .layer = (uint16_t)d->entries[s->entry].layer,
+                                                      .track = CF_TRACK_READS});
+    if (req->status == 0 && stage_copy(d, s))
+        return;
+    pthread_mutex_lock(&d->lock);
+    if (req->status < 0 && d->rc == 0) {
+        d->rc = req->status;
+        d->err = req->err;
+    }
+    if (req->status == 0)
+        entry_arrive(d, s, (cf_gpu_point){CF_STREAM_TRANSFER, 0});
+    stage_release(d, s);
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* Waits until no read and no copy is on its way; what can be called back is. The lock is held. */
+static void quiesce(cf_dense *d)
+{
+    for (uint32_t i = 0; i < d->n_stages; i++)
+        if (d->stages[i].busy && cf_fetch_cancel(d->fetch, &d->stages[i].req))
+            stage_release(d, &d->stages[i]);
+    while (d->busy)
+        pthread_cond_wait(&d->arrival, &d->lock);
+}
+
+/* ---- a batch ---- */
+
+void cf_dense_begin(cf_dense *d, bool head)
+{
+    d->next = d->final = 0;
+    d->current = NONE;
+    for (uint32_t i = 0; i < d->n_pages; i++)
+        d->pages[i].recorded = false;
+    pthread_mutex_lock(&d->lock);
+    cf_assert(d->busy == 0);
+    for (uint32_t i = 0; i < d->n_entries; i++) {
+        d->entries[i].asked = d->entries[i].arrived = 0;
+        d->entries[i].ready = (cf_gpu_point){CF_STREAM_TRANSFER, 0};
+    }
+    d->head = head;
+    d->rc = 0;
+    d->err = (cf_err){0};
+    d->ask = d->freed = d->experts = 0;
+    ask_more(d);
+    pthread_mutex_unlock(&d->lock);
+}
+
+bool cf_dense_seek(cf_dense *d, cf_wid w)
+{
+    if (d->current == NONE || d->entries[d->current].weight != w) {
+        while (d->next < d->n_entries && d->entries[d->next].head && !d->head)
+            d->next++;
+        cf_assert(d->next < d->n_entries && d->entries[d->next].weight == w);
+        d->final = d->current = d->next++;
+    }
+    const struct entry *e = &d->entries[d->current];
+    cf_dense_collect(d);
+    pthread_mutex_lock(&d->lock);
+    bool there = e->arrived == e->bytes;
+    pthread_mutex_unlock(&d->lock);
+    return there;
+}
+
+/* 1: there. 0: the pages before it must be freed first. */
+static int current_await(cf_dense *d, cf_err *err)
+{
+    const struct entry *e = &d->entries[d->current];
+    int rc = 0;
+    pthread_mutex_lock(&d->lock);
+    while (d->rc == 0 && e->arrived < e->bytes && e->page < d->freed + d->o.plan->n_segments)
+        pthread_cond_wait(&d->arrival, &d->lock);
+    if (d->rc < 0) {
+        rc = CF_FAIL(err, d->rc, "%s", d->err.msg);
+        quiesce(d);
+    } else {
+        rc = e->arrived == e->bytes;
+    }
+    pthread_mutex_unlock(&d->lock);
+    return rc;
+}
+
+int cf_dense_wait(cf_dense *d, cf_err *err)
+{
+    uint64_t begin = cf_clock_ns();
+    int rc;
+    while ((rc = current_await(d, err)) == 0) {
+        const struct page *p = &d->pages[d->freed];
+        cf_assert(p->end <= d->final && !p->recorded);
+        if ((rc = cf_gpu_wait(d->o.gpu, p->last, err)) < 0)
+            break;
+        cf_dense_collect(d);
+    }
+    uint64_t end = cf_clock_ns();
+    d->stall_ns += end - begin;
+    cf_timeline_add(d->timeline,
+                    &(cf_timeline_event){.begin_ns = begin,
+                                         .end_ns = end,
+                                         .name = "dense",
+                                         .expert = CF_TIMELINE_NONE,
+                                         .layer = (uint16_t)d->entries[d->current].layer,
+                                         .track = CF_TRACK_STALLS});
+    return rc < 0 ? rc : 0;
+}
+
+cf_span cf_dense_use(cf_dense *d, cf_gpu_point *ready)
+{
+    const struct entry *e = &d->entries[d->current];
+    d->pages[e->page].recorded = true;
+    pthread_mutex_lock(&d->lock);
+    *ready = e->ready;
+    pthread_mutex_unlock(&d->lock);
+    return (cf_span){d->segments, entry_data(d, e), e->bytes};
+}
+
+void cf_dense_submitted(cf_dense *d, cf_gpu_point point)
+{
+    for (uint32_t i = d->freed; i < d->n_pages && i < d->freed + d->o.plan->n_segments; i++)
+        if (d->pages[i].recorded) {
+            d->pages[i].recorded = false;
+            d->pages[i].last = point;
+        }
+}
+
+void cf_dense_collect(cf_dense *d)
+{
+    uint32_t n = d->freed;
+    while (n < d->n_pages && d->pages[n].end <= d->final && !d->pages[n].recorded &&
+           cf_gpu_reached(d->o.gpu, d->pages[n].last))
+        n++;
+    if (n == d->freed)
+        return;
+    pthread_mutex_lock(&d->lock);
+    d->freed = n;
+    ask_more(d);
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* Reads that are needed before the next EXPERTS no longer yield to anything. */
+static void demands_raise(cf_dense *d)
+{
+    pthread_mutex_lock(&d->lock);
+    d->experts++;
+    for (uint32_t i = 0; i < d->n_stages; i++)
+        if (d->stages[i].busy && entry_class(d, &d->entries[d->stages[i].entry]) == CF_FETCH_DEMAND)
+            cf_fetch_raise(d->fetch, &d->stages[i].req);
+    pthread_mutex_unlock(&d->lock);
+}
+
+void cf_dense_step_end(cf_dense *d, bool experts)
+{
+    if (d->current != NONE)
+        d->final = d->current + 1;
+    d->current = NONE;
+    if (experts)
+        demands_raise(d);
+}
+
+void cf_dense_end(cf_dense *d)
+{
+    pthread_mutex_lock(&d->lock);
+    d->ask = d->n_entries;
+    quiesce(d);
+    pthread_mutex_unlock(&d->lock);
+}
+
+void cf_dense_get_stats(const cf_dense *d, cf_dense_stats *out)
+{
+    pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&d->lock;
+    pthread_mutex_lock(lock);
+    *out = (cf_dense_stats){.reads = d->reads, .bytes = d->bytes, .stall_ns = d->stall_ns};
+    pthread_mutex_unlock(lock);
+}
+
+/* ---- life ---- */
+
+static uint32_t stage_count(const cf_dense_plan *p)
+{
+    return p->n_stages ? p->n_stages : IN_PLACE_READS;
+}
+
+uint64_t cf_dense_memory(const cf_dense_plan *p)
+{
+    if (!p->n_streamed)
+        return 0;
+    return sizeof(cf_dense) + p->n_streamed * (sizeof(struct entry) + sizeof(struct page)) +
+           stage_count(p) * sizeof(struct stage);
+}
+
+/* The streamed matrices in the order of the steps, cut into pages. */
+static void schedule(cf_dense *d)
+{
+    const cf_model *m = d->o.model;
+    uint32_t experts = 0;
+    uint64_t used = 0;
+    for (uint32_t i = 0; i < m->n_steps; i++) {
+        cf_wid list[CF_STEP_WEIGHTS];
+        const cf_step *step = &m->steps[i];
+        uint32_t n = cf_step_weights(step, list);
+        experts += step->kind == CF_STEP_EXPERTS;
+        for (uint32_t j = 0; j < n; j++) {
+            const cf_weight_def *w = &m->weights[list[j]];
+            if (!d->o.streamed[list[j]])
+                continue;
+            uint64_t bytes = cf_dense_window_bytes(w, d->o.shape->in_place, d->o.align);
+            if (!d->n_pages || used + bytes > d->o.plan->segment_bytes) {
+                d->n_pages++;
+                used = 0;
+            }
+            d->entries[d->n_entries] = (struct entry){.weight = list[j],
+                                                      .page = d->n_pages - 1,
+                                                      .layer = step->layer,
+                                                      .experts = experts,
+                                                      .head = step->kind == CF_STEP_HEAD,
+                                                      .off = used,
+                                                      .bytes = cf_weight_code_bytes(w)};
+            d->pages[d->n_pages - 1].end = ++d->n_entries;
+            used += bytes;
+        }
+    }
+    cf_assert(d->n_entries == d->o.plan->n_streamed);
+}
+
+static int memory_create(cf_dense *d, cf_err *err)
+{
+    const cf_dense_plan *p = d->o.plan;
+    cf_gpu *gpu = d->o.gpu;
+    uint64_t bytes = p->n_segments * p->segment_bytes;
+    int rc;
+    if (d->o.shape->in_place) {
+        CF_TRY(cf_pages_init(&d->pages_memory, bytes, d->o.ledger, CF_POOL_DEVICE,
+                             "segments of streamed weights", err));
+        return cf_gpu_buf_import(gpu, d->pages_memory.data, d->pages_memory.bytes,
+                                 "segments of streamed weights", &d->segments, err);
+    }
+    CF_TRY(cf_gpu_buf_create(gpu, CF_BUF_DEVICE, bytes, "segments of streamed weights",
+                             &d->segments, err));
+    CF_TRY(cf_pages_init(&d->stages_memory, p->host_bytes, d->o.ledger, CF_POOL_HOST,
+                         "stages of streamed weights", err));
+    if (d->o.shape->staged)
+        return cf_gpu_buf_create(gpu, CF_BUF_UPLOAD, p->host_bytes, "stages of streamed weights",
+                                 &d->staging, err);
+    return cf_gpu_buf_import(gpu, d->stages_memory.data, d->stages_memory.bytes,
+                             "stages of streamed weights", &d->staging, err);
+fail:
+    return rc;
+}
+
+int cf_dense_create(cf_dense **out, const cf_dense_options *options, cf_err *err)
+{
+    int rc = 0;
+    cf_dense *d = calloc(1, sizeof *d);
+    if (!d)
+        return CF_FAIL(err, -ENOMEM, "out of memory for streamed weights");
+    pthread_mutex_init(&d->lock, NULL);
+    pthread_cond_init(&d->arrival, NULL);
+    d->o = *options;
+    d->current = NONE;
+    d->fns = (cf_copier_fns){on_copy_submitted, on_copy_finished, d};
+    d->n_stages = stage_count(options->plan);
+    d->entries = calloc(options->plan->n_streamed + 1, sizeof *d->entries);
+    d->pages = calloc(options->plan->n_streamed + 1, sizeof *d->pages);
+    d->stages = calloc(d->n_stages, sizeof *d->stages);
+    if (!d->entries || !d->pages || !d->stages) {
+        rc = CF_FAIL(err, -ENOMEM, "out of memory for the schedule of %u streamed matrices",
+                     options->plan->n_streamed);
+        goto fail;
+    }
+    schedule(d);
+    for (uint32_t i = d->n_stages; i-- > 0;) {
+        struct stage *s = &d->stages[i];
+        s->dense = d;
+        s->index = i;
+        s->req.done = on_read;
+        s->req.user = s;
+        s->next = d->idle;
+        d->idle = s;
+    }
+    CF_TRY(memory_create(d, err));
+    *out = d;
+    return 0;
+fail:
+    cf_dense_destroy(&d);
+    return rc;
+}
+
+cf_io_region cf_dense_region(const cf_dense *d)
+{
+    const cf_pages *p = d->o.shape->in_place ? &d->pages_memory : &d->stages_memory;
+    return (cf_io_region){p->data, p->bytes};
+}
+
+void cf_dense_attach(cf_dense *d, cf_fetch *fetch, int32_t region, cf_copier *copier,
+                     cf_timeline *timeline)
+{
+    d->fetch = fetch;
+    d->region = region;
+    d->copier = copier;
+    d->timeline = timeline;
+}
+
+void cf_dense_destroy(cf_dense **dense)
+{
+    cf_dense *d = *dense;
+    if (!d)
+        return;
+    cf_gpu_buf_destroy(&d->segments);
+    cf_gpu_buf_destroy(&d->staging);
+    cf_pages_finish(&d->pages_memory);
+    cf_pages_finish(&d->stages_memory);
+    free(d->entries);
+    free(d->pages);
+    free(d->stages);
+    pthread_cond_destroy(&d->arrival);
+    pthread_mutex_destroy(&d->lock);
+    free(d);
+    *dense = NULL;
+}

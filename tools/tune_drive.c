@@ -1,7 +1,8 @@
 /* tune: how fast this drive delivers this model's expert records. See tune.h.
  *
- * Random records, as a run reads them: through the fetcher, past the page cache, 16 at a time. What
- * the drive holds in its own cache is no lie: a run finds it there as well. */
+ * Random records, as a run reads them: through the fetcher, past the page cache, 16 at a time, or
+ * fewer large ones (256 MiB together, but one at least). What the drive holds in its own cache is
+ * no lie: a run finds it there as well. */
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -12,7 +13,7 @@
 #include "storage/fetch.h"
 #include "tools/tune.h"
 
-enum { REQUESTS = 16, MOST_BYTES = 1 << 30 };
+enum { REQUESTS = 16, MOST_BYTES = 1 << 30, MOST_PAGES = 256 << 20 };
 #define TIME_NS 500000000ull
 
 typedef struct gauge {
@@ -21,6 +22,7 @@ typedef struct gauge {
     cf_fetch *fetch;
     cf_pages pages;
     uint64_t slab_bytes;
+    uint32_t n_reqs; /* together */
     cf_layout layouts[REQUESTS];
     cf_fetch_req reqs[REQUESTS];
     cf_rng rng;
@@ -44,7 +46,7 @@ static void request_done(cf_fetch_req *req, void *user)
     pthread_mutex_unlock(&g->lock);
 }
 
-static void record_plan(const cf_moe_def *moe, uint64_t expert, uint32_t align, cf_layout *out)
+static void record_plan(cf_layout *out, const cf_moe_def *moe, uint64_t expert, uint32_t align)
 {
     cf_layout_plan(out, &moe->extents[expert * moe->n_extents], moe->n_extents, align);
 }
@@ -52,7 +54,7 @@ static void record_plan(const cf_moe_def *moe, uint64_t expert, uint32_t align, 
 static void record_any(gauge *g, cf_layout *out)
 {
     const cf_moe_def *moe = &g->model->moe[cf_rng_below(&g->rng, g->model->n_moe)];
-    record_plan(moe, cf_rng_below(&g->rng, moe->experts), g->files.align, out);
+    record_plan(out, moe, cf_rng_below(&g->rng, moe->experts), g->files.align);
 }
 
 static uint64_t slab_most(const cf_model *model, uint32_t align)
@@ -61,7 +63,7 @@ static uint64_t slab_most(const cf_model *model, uint32_t align)
     for (uint32_t m = 0; m < model->n_moe; m++)
         for (uint32_t e = 0; e < model->moe[m].experts; e++) {
             cf_layout l;
-            record_plan(&model->moe[m], e, align, &l);
+            record_plan(&l, &model->moe[m], e, align);
             most = cf_max_u64(most, l.bytes);
         }
     return most;
@@ -80,7 +82,8 @@ static int gauge_open(gauge *g, cf_err *err)
     if (rc < 0 || !g->files.direct)
         return rc;
     g->slab_bytes = slab_most(g->model, g->files.align);
-    rc = cf_pages_init(&g->pages, REQUESTS * g->slab_bytes, NULL, CF_POOL_HOST, "drive test", err);
+    g->n_reqs = (uint32_t)cf_max_u64(cf_min_u64(MOST_PAGES / g->slab_bytes, REQUESTS), 1);
+    rc = cf_pages_init(&g->pages, g->n_reqs * g->slab_bytes, NULL, CF_POOL_HOST, "drive test", err);
     if (rc < 0)
         return rc;
     cf_io_region region = {g->pages.data, g->pages.bytes};
@@ -88,11 +91,11 @@ static int gauge_open(gauge *g, cf_err *err)
                          &(cf_fetch_options){.io = {.regions = &region, .n_regions = 1}}, err);
 }
 
-/* One round: REQUESTS records together. */
+/* One round: n_reqs records together. */
 static int round_run(gauge *g)
 {
     cf_fetch_req *list[REQUESTS];
-    for (uint32_t i = 0; i < REQUESTS; i++) {
+    for (uint32_t i = 0; i < g->n_reqs; i++) {
         record_any(g, &g->layouts[i]);
         g->reqs[i] = (cf_fetch_req){.runs = g->layouts[i].runs,
                                     .n_runs = g->layouts[i].n_runs,
@@ -101,8 +104,8 @@ static int round_run(gauge *g)
                                     .user = g};
         list[i] = &g->reqs[i];
     }
-    g->pending = REQUESTS;
-    cf_fetch_submit(g->fetch, list, REQUESTS, CF_FETCH_DEMAND);
+    g->pending = g->n_reqs;
+    cf_fetch_submit(g->fetch, list, g->n_reqs, CF_FETCH_DEMAND);
     pthread_mutex_lock(&g->lock);
     while (g->pending)
         pthread_cond_wait(&g->idle, &g->lock);

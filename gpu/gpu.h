@@ -38,6 +38,7 @@ typedef struct cf_gpu_info {
     bool own_transfer;      /* a transfer queue of its own: copies overlap compute */
     uint32_t import_align;  /* of an imported pointer and size */
     uint64_t heap_bytes;    /* device-local memory; 0 = unknown */
+    uint64_t free_bytes;    /* of it, what the driver says may still be taken; 0 = unknown */
     uint64_t max_alloc_bytes; /* largest single buffer */
     uint64_t overhead_bytes;  /* the backend's own buffers, charged at open */
 } cf_gpu_info;

@@ -35,7 +35,8 @@ enum {
     ENGINE_BYTES = 512 << 10,   /* rings, reads in flight, command lists: whatever the model */
     FILE_BYTES = 1024,          /* a file's path, descriptor and identity */
     SCORE_BYTES = 32 << 20,     /* of scores of cells, unless one row needs more */
-    ROOM_BYTES = 64 << 20       /* left free on the machine when a budget is chosen */
+    ROOM_BYTES = 64 << 20,      /* left free on the machine when a budget is chosen */
+    DEVICE_ROOM_BYTES = 256 << 20 /* likewise on a device with memory of its own, at least */
 };
 
 static void item_add(cf_mem_item *items, uint32_t *n, uint64_t *sum, const char *name,
@@ -332,22 +333,46 @@ static uint64_t tier_bytes(const cf_memory_plan *p, const cf_model *model,
 }
 
 /* What the machine has left, less some room. */
-static uint64_t machine_bytes(void)
+static uint64_t machine_bytes(cf_machine *m)
 {
-    uint64_t available = cf_machine_available_bytes();
-    return available > ROOM_BYTES ? available - ROOM_BYTES : available;
+    cf_machine_look(m, "");
+    return m->available > ROOM_BYTES ? m->available - ROOM_BYTES : m->available;
+}
+
+/* The most that the device should be asked for when nobody says how much; where from in `from`. */
+static uint64_t device_bytes(const cf_gpu_info *device, char *from, size_t size)
+{
+    cf_machine machine;
+    const double mib = 1 << 20;
+    if (device->unified || device->cpu) {
+        uint64_t half = machine_bytes(&machine) / 2;
+        snprintf(from, size, "half of the %.0f MiB of host memory left (%s)",
+                 (double)machine.available / mib, machine.from);
+        return half;
+    }
+    if (device->free_bytes) {
+        uint64_t room = cf_max_u64(device->free_bytes / 16, DEVICE_ROOM_BYTES);
+        snprintf(from, size, "%.0f MiB that the driver says are free on the device, less room of "
+                 "%.0f MiB", (double)device->free_bytes / mib, (double)room / mib);
+        return device->free_bytes > room ? device->free_bytes - room : 0;
+    }
+    snprintf(from, size, "7/8 of the device's %.0f MiB: its driver does not say what is free",
+             (double)device->heap_bytes / mib);
+    return device->heap_bytes - device->heap_bytes / 8;
 }
 
 static void vram_choose(cf_memory_plan *p, const cf_gpu_info *device, const cf_options *o)
 {
     p->vram_budget = o->vram_bytes;
     p->vram_chosen = !o->vram_bytes;
+    snprintf(p->vram_from, sizeof p->vram_from, "as given");
     if (!p->vram_chosen)
         return;
-    uint64_t most = device->heap_bytes - device->heap_bytes / 8;
-    if (device->unified || device->cpu)
-        most = machine_bytes() / 2;
-    p->vram_budget = cf_min_u64(most, p->vram_all);
+    p->vram_budget = device_bytes(device, p->vram_from, sizeof p->vram_from);
+    if (p->vram_budget < p->vram_all)
+        return;
+    p->vram_budget = p->vram_all;
+    snprintf(p->vram_from, sizeof p->vram_from, "all that this model can use");
 }
 
 static void ram_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
@@ -355,9 +380,11 @@ static void ram_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
 {
     p->ram_budget = o->ram_bytes;
     p->ram_chosen = !o->ram_bytes;
+    snprintf(p->ram_from, sizeof p->ram_from, "as given");
     if (!p->ram_chosen)
         return;
-    uint64_t available = machine_bytes(), unused, slabs;
+    cf_machine machine;
+    uint64_t available = machine_bytes(&machine), unused, slabs;
     bool shared = device->unified || device->cpu;
     uint64_t left = shared && available > p->vram_budget ? available - p->vram_budget : available;
     shape_memory(p, device, 0, MOST_SLABS, &unused, &slabs);
@@ -366,6 +393,13 @@ static void ram_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
     if (!p->shape.in_place && !p->shape.staged)
         want += tier_bytes(p, model, device, p->total_records);
     p->ram_budget = cf_max_u64(cf_min_u64(left / 2, want), p->ram_min);
+    if (p->ram_budget == want)
+        snprintf(p->ram_from, sizeof p->ram_from, "all that this model can use");
+    else if (p->ram_budget == p->ram_min)
+        snprintf(p->ram_from, sizeof p->ram_from, "the least that works");
+    else
+        snprintf(p->ram_from, sizeof p->ram_from, "half of the %.0f MiB of host memory left%s (%s)",
+                 (double)left / (1 << 20), shared ? " beside --vram" : "", machine.from);
 }
 
 /* Slabs: as many as fit half of what --ram leaves and, where each needs a staging buffer of the

@@ -63,6 +63,7 @@ typedef struct cf_memory_plan {
     cf_format kv_dtype;
     uint64_t vram_budget, ram_budget;
     bool vram_chosen, ram_chosen; /* by us, not by the user */
+    char vram_from[320], ram_from[320]; /* why they are what they are, for people */
     /* The device's share: items, then slots. */
     cf_mem_item vram[CF_MEM_ITEMS], ram[CF_MEM_ITEMS];
     uint32_t n_vram, n_ram;

@@ -198,6 +198,10 @@ void cf_info_memory_print(const cf_info_memory *memory, const cf_model *model, F
             p->vram_min, cf_bytes_text(p->vram_min, a, sizeof a), p->ram_min,
             cf_bytes_text(p->ram_min, b, sizeof b), p->vram_all,
             cf_bytes_text(p->vram_all, c, sizeof c));
+    if (p->vram_chosen)
+        fprintf(out, "  --vram is %s.\n", p->vram_from);
+    if (p->ram_chosen)
+        fprintf(out, "  --ram is %s.\n", p->ram_from);
     fprintf(out, "  Each token of a chunk takes %s for its experts' outputs alone.\n",
             cf_bytes_text(chunk_token_bytes(model), a, sizeof a));
     if (d->unified || d->cpu)
@@ -211,14 +215,14 @@ void cf_info_memory_print(const cf_info_memory *memory, const cf_model *model, F
 /* ---- for programs ---- */
 
 static json_t *shares_json(const share *list, uint32_t n, uint64_t budget, bool chosen,
-                           uint64_t least)
+                           const char *from, uint64_t least)
 {
     json_t *items = json_array();
     for (uint32_t i = 0; i < n; i++)
         json_array_append_new(items, json_pack("{s:s, s:I}", "name", list[i].name, "bytes",
                                                (json_int_t)list[i].bytes));
-    return json_pack("{s:I, s:b, s:I, s:o}", "budget", (json_int_t)budget, "chosen", chosen,
-                     "least", (json_int_t)least, "items", items);
+    return json_pack("{s:I, s:b, s:s, s:I, s:o}", "budget", (json_int_t)budget, "chosen", chosen,
+                     "from", from, "least", (json_int_t)least, "items", items);
 }
 
 json_t *cf_info_memory_json(const cf_info_memory *memory, const cf_model *model)
@@ -226,9 +230,9 @@ json_t *cf_info_memory_json(const cf_info_memory *memory, const cf_model *model)
     const cf_memory_plan *p = &memory->plan;
     share list[MAX_SHARES];
     uint32_t n = vram_shares(p, list);
-    json_t *vram = shares_json(list, n, p->vram_budget, p->vram_chosen, p->vram_min);
+    json_t *vram = shares_json(list, n, p->vram_budget, p->vram_chosen, p->vram_from, p->vram_min);
     n = ram_shares(p, model, list);
-    json_t *ram = shares_json(list, n, p->ram_budget, p->ram_chosen, p->ram_min);
+    json_t *ram = shares_json(list, n, p->ram_budget, p->ram_chosen, p->ram_from, p->ram_min);
     json_t *dense = json_pack(
         "{s:I, s:I, s:I, s:I, s:I, s:I}", "streamed_matrices", (json_int_t)p->dense.n_streamed,
         "streamed_bytes", (json_int_t)p->dense.streamed_bytes, "resident_bytes",

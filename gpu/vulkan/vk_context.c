@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "gpu/vulkan/vk.h"
+#include "runtime/base/align.h"
 #include "runtime/base/log.h"
 
 static const char *const validation_layer = "VK_LAYER_KHRONOS_validation";
@@ -226,6 +227,24 @@ static uint64_t device_heap_bytes(const VkPhysicalDeviceMemoryProperties *m)
     return largest;
 }
 
+/* What other programs leave of the largest device-local heap; 0 where the driver does not say. */
+static uint64_t device_free_bytes(VkPhysicalDevice device, uint64_t heap_bytes)
+{
+    VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
+    VkPhysicalDeviceMemoryProperties2 m = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2, .pNext = &budget};
+    if (!has_extension(device, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME))
+        return 0;
+    vkGetPhysicalDeviceMemoryProperties2(device, &m);
+    const VkPhysicalDeviceMemoryProperties *p = &m.memoryProperties;
+    for (uint32_t i = 0; i < p->memoryHeapCount; i++)
+        if (p->memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT &&
+            p->memoryHeaps[i].size == heap_bytes && budget.heapBudget[i] > budget.heapUsage[i])
+            return cf_min_u64(budget.heapBudget[i] - budget.heapUsage[i], heap_bytes);
+    return 0;
+}
+
 static uint64_t physical_ram_bytes(void)
 {
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
@@ -245,6 +264,7 @@ static void probe_info(probe *p, const VkPhysicalDeviceMaintenance3Properties *l
     i->own_transfer = p->transfer_family != p->compute_family;
     /* A software device states an arbitrary heap; what bounds it is the memory of the host. */
     i->heap_bytes = i->cpu ? physical_ram_bytes() : device_heap_bytes(&p->memory);
+    i->free_bytes = i->cpu ? 0 : device_free_bytes(p->device, i->heap_bytes);
     i->max_alloc_bytes = limits->maxMemoryAllocationSize & ~(uint64_t)4095;
     i->overhead_bytes = VK_UPLOAD_BLOCKS * VK_UPLOAD_BYTES + vk_scratch_all_bytes(i);
 }

@@ -1,80 +1,151 @@
 /* What the machine has to offer: see machine.h. */
 #include "runtime/base/machine.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
-static uint64_t file_number(const char *path)
+enum { PATH_BYTES = 1024 };
+
+/* The names of one version's files. */
+typedef struct layout {
+    int version;
+    const char *controller; /* in /proc/self/cgroup; v2 has none */
+    const char *mount, *limits[2], *used, *idle;
+} layout;
+
+static const layout layouts[] = {
+    {1,
+     "memory",
+     "/sys/fs/cgroup/memory",
+     {"memory.limit_in_bytes", NULL},
+     "memory.usage_in_bytes",
+     "total_inactive_file"},
+    {2, "", "/sys/fs/cgroup", {"memory.max", "memory.high"}, "memory.current", "inactive_file"},
+};
+
+/* The number that a file consists of; UINT64_MAX when it does not ("max": no limit). */
+static uint64_t file_number(const char *dir, const char *name)
 {
+    char path[PATH_BYTES + 64];
+    unsigned long long v;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
     FILE *f = fopen(path, "r");
     if (!f)
         return UINT64_MAX;
-    unsigned long long v;
-    int n = fscanf(f, "%llu", &v); /* "max" does not scan: no limit */
+    int n = fscanf(f, "%llu", &v);
     fclose(f);
     return n == 1 ? v : UINT64_MAX;
 }
 
-static uint64_t mem_available(void)
+/* The number after `name` in a file of lines "name number"; 0 when there is none. */
+static uint64_t file_entry(const char *path, const char *name)
 {
-    FILE *f = fopen("/proc/meminfo", "r");
-    if (!f)
-        return 0;
+    FILE *f = fopen(path, "r");
     char line[256];
-    unsigned long long kib = 0;
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            break;
-    fclose(f);
-    return (uint64_t)kib * 1024;
+    unsigned long long v = 0;
+    size_t n = strlen(name);
+    bool found = false;
+    while (f && !found && fgets(line, sizeof line, f))
+        found = strncmp(line, name, n) == 0 && (line[n] == ' ' || line[n] == ':') &&
+                sscanf(line + n + 1, "%llu", &v) == 1;
+    if (f)
+        fclose(f);
+    return found ? v : 0;
 }
 
-/* The path of this process below a cgroup controller's mount; "" names v2. */
-static int cgroup_path(const char *controller, char *out, size_t size)
+/* Whether a comma-separated list has this name. */
+static bool list_has(const char *list, const char *name)
 {
-    FILE *f = fopen("/proc/self/cgroup", "r");
-    if (!f)
-        return 0;
-    char line[1024];
-    int found = 0;
-    while (!found && fgets(line, sizeof line, f)) {
-        char *first = strchr(line, ':');
+    size_t n = strlen(name);
+    for (const char *at = list; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, name, n) == 0 && (at[n] == ',' || at[n] == 0))
+            return true;
+    }
+    return false;
+}
+
+/* This process's group of a controller ("" for v2): "" for the root group. */
+static bool group_path(const char *root, const char *controller, char *out, size_t size)
+{
+    char path[PATH_BYTES], line[PATH_BYTES];
+    snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
+    FILE *f = fopen(path, "r");
+    bool found = false;
+    while (f && !found && fgets(line, sizeof line, f)) {
+        char *first = strchr(line, ':'); /* number:controllers:/path */
         char *second = first ? strchr(first + 1, ':') : NULL;
-        if (!second)
+        if (!second || second[1] != '/')
             continue;
         *second = 0;
         second[1 + strcspn(second + 1, "\n")] = 0;
-        if (strcmp(first + 1, controller) == 0) {
-            snprintf(out, size, "%s", strcmp(second + 1, "/") == 0 ? "" : second + 1);
-            found = 1;
-        }
+        found = *controller ? list_has(first + 1, controller) : first[1] == 0;
+        if (found)
+            snprintf(out, size, "%s", second[2] ? second + 1 : "");
     }
-    fclose(f);
+    if (f)
+        fclose(f);
     return found;
 }
 
-static uint64_t cgroup_left(void)
+/* What one group leaves; UINT64_MAX when it has no limit, or no such files. */
+static uint64_t group_left(const layout *l, const char *dir, const char **limit_name)
 {
-    char group[900], path[1100];
-    uint64_t limit = UINT64_MAX, used = 0;
-    if (cgroup_path("memory", group, sizeof group)) {
-        snprintf(path, sizeof path, "/sys/fs/cgroup/memory%s/memory.limit_in_bytes", group);
-        limit = file_number(path);
-        snprintf(path, sizeof path, "/sys/fs/cgroup/memory%s/memory.usage_in_bytes", group);
-        used = file_number(path);
-    } else if (cgroup_path("", group, sizeof group)) {
-        snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
-        limit = file_number(path);
-        snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", group);
-        used = file_number(path);
+    uint64_t limit = UINT64_MAX, used = file_number(dir, l->used);
+    char stat[PATH_BYTES + 64];
+    for (int i = 0; i < 2 && l->limits[i]; i++) {
+        uint64_t v = file_number(dir, l->limits[i]);
+        if (v < limit) {
+            limit = v;
+            *limit_name = l->limits[i];
+        }
     }
     if (limit == UINT64_MAX || used == UINT64_MAX)
         return UINT64_MAX;
+    snprintf(stat, sizeof stat, "%s/memory.stat", dir);
+    uint64_t idle = file_entry(stat, l->idle);
+    used -= idle < used ? idle : used;
     return limit > used ? limit - used : 0;
 }
 
-uint64_t cf_machine_available_bytes(void)
+/* The group and all above it. A path from outside of a container is not there inside: its lowest
+ * groups are skipped, and the container's own is the mount. */
+static void groups_look(cf_machine *m, const layout *l, const char *root)
 {
-    uint64_t available = mem_available(), left = cgroup_left();
-    return available && left < available ? left : available;
+    char group[PATH_BYTES / 2], dir[PATH_BYTES];
+    if (!group_path(root, l->controller, group, sizeof group))
+        return;
+    for (;;) {
+        const char *name = "";
+        int n = snprintf(dir, sizeof dir, "%s%s%s", root, l->mount, group);
+        uint64_t left = n > 0 && (size_t)n < sizeof dir ? group_left(l, dir, &name) : UINT64_MAX;
+        if (left < m->cgroup_left) {
+            m->cgroup_left = left;
+            m->cgroup_version = l->version;
+            if (left < m->available) {
+                m->available = left;
+                snprintf(m->from, sizeof m->from, "%s of the cgroup %.180s", name,
+                         group[0] ? group : "/");
+            }
+        }
+        char *last = strrchr(group, '/');
+        if (!last)
+            return;
+        *last = 0;
+    }
+}
+
+void cf_machine_look(cf_machine *out, const char *root)
+{
+    char path[PATH_BYTES];
+    *out = (cf_machine){.cgroup_left = UINT64_MAX};
+    snprintf(path, sizeof path, "%s/proc/meminfo", root);
+    out->mem_available = file_entry(path, "MemAvailable") * 1024;
+    out->available = out->mem_available ? out->mem_available : UINT64_MAX;
+    snprintf(out->from, sizeof out->from, "MemAvailable");
+    for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++)
+        groups_look(out, &layouts[i], root);
+    if (out->available == UINT64_MAX)
+        out->available = 0;
 }

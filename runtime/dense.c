@@ -68,7 +68,7 @@ struct cf_dense {
     uint32_t next;    /* entry to be used next */
     uint32_t current; /* in use, or NONE */
     uint32_t final;
-    uint64_t stall_ns;
+    uint64_t stall_ns, device_ns;
     /* Guarded by lock. */
     pthread_mutex_t lock;
     pthread_cond_t arrival;
@@ -292,8 +292,9 @@ void cf_dense_begin(cf_dense *d, bool head)
     pthread_mutex_unlock(&d->lock);
 }
 
-bool cf_dense_seek(cf_dense *d, cf_wid w)
+cf_dense_state cf_dense_seek(cf_dense *d, cf_wid w)
 {
+    uint32_t before = d->next ? d->entries[d->next - 1].page : 0;
     if (d->current == NONE || d->entries[d->current].weight != w) {
         while (d->next < d->n_entries && d->entries[d->next].head && !d->head)
             d->next++;
@@ -305,16 +306,16 @@ bool cf_dense_seek(cf_dense *d, cf_wid w)
     pthread_mutex_lock(&d->lock);
     bool there = e->arrived == e->bytes;
     pthread_mutex_unlock(&d->lock);
-    return there;
+    return !there ? CF_DENSE_AWAITED : e->page != before ? CF_DENSE_TURNED : CF_DENSE_THERE;
 }
 
-/* 1: there. 0: the pages before it must be freed first. */
-static int current_await(cf_dense *d, cf_err *err)
+/* 1: there; 0: not yet, and `block` was not asked for. */
+static int current_await(cf_dense *d, bool block, cf_err *err)
 {
     const struct entry *e = &d->entries[d->current];
-    int rc = 0;
+    int rc;
     pthread_mutex_lock(&d->lock);
-    while (d->rc == 0 && e->arrived < e->bytes && e->page < d->freed + d->o.plan->n_segments)
+    while (block && d->rc == 0 && e->arrived < e->bytes)
         pthread_cond_wait(&d->arrival, &d->lock);
     if (d->rc < 0) {
         rc = CF_FAIL(err, d->rc, "%s", d->err.msg);
@@ -326,19 +327,32 @@ static int current_await(cf_dense *d, cf_err *err)
     return rc;
 }
 
-int cf_dense_wait(cf_dense *d, cf_err *err)
+/* The device first: a segment that it gives back is read into while the matrix still arrives. */
+static int pages_await(cf_dense *d, cf_err *err)
 {
-    uint64_t begin = cf_clock_ns();
-    int rc;
-    while ((rc = current_await(d, err)) == 0) {
+    int rc = current_await(d, false, err);
+    while (rc == 0 && d->freed < d->entries[d->current].page) {
         const struct page *p = &d->pages[d->freed];
         cf_assert(p->end <= d->final && !p->recorded);
-        if ((rc = cf_gpu_wait(d->o.gpu, p->last, err)) < 0)
-            break;
+        uint64_t begin = cf_clock_ns();
+        rc = cf_gpu_wait(d->o.gpu, p->last, err);
+        d->device_ns += cf_clock_ns() - begin;
+        if (rc < 0)
+            return rc;
         cf_dense_collect(d);
+        rc = current_await(d, false, err);
     }
+    return rc;
+}
+
+int cf_dense_wait(cf_dense *d, cf_err *err)
+{
+    uint64_t begin = cf_clock_ns(), device_ns = d->device_ns;
+    int rc = pages_await(d, err);
+    if (rc == 0)
+        rc = current_await(d, true, err);
     uint64_t end = cf_clock_ns();
-    d->stall_ns += end - begin;
+    d->stall_ns += end - begin - (d->device_ns - device_ns);
     cf_timeline_add(d->timeline,
                     &(cf_timeline_event){.begin_ns = begin,
                                          .end_ns = end,
@@ -414,7 +428,8 @@ void cf_dense_get_stats(const cf_dense *d, cf_dense_stats *out)
 {
     pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&d->lock;
     pthread_mutex_lock(lock);
-    *out = (cf_dense_stats){.reads = d->reads, .bytes = d->bytes, .stall_ns = d->stall_ns};
+    *out = (cf_dense_stats){
+        .reads = d->reads, .bytes = d->bytes, .stall_ns = d->stall_ns, .device_ns = d->device_ns};
     pthread_mutex_unlock(lock);
 }
 

@@ -39,8 +39,8 @@ typedef struct cf_dense_options {
 } cf_dense_options;
 
 typedef struct cf_dense_stats {
-    uint64_t reads, bytes; /* matrices, or parts of them; as asked of the kernel */
-    uint64_t stall_ns;
+    uint64_t reads, bytes;        /* matrices, or parts of them; as asked of the kernel */
+    uint64_t stall_ns, device_ns; /* waited for reads; for the device to give back a segment */
 } cf_dense_stats;
 
 /* Host bytes of the tables for n streamed matrices. */
@@ -57,9 +57,15 @@ void cf_dense_attach(cf_dense *d, cf_fetch *fetch, int32_t region, cf_copier *co
 /* ---- a batch: begin, then for each use seek, perhaps wait, use; in the order of the plan ---- */
 
 void cf_dense_begin(cf_dense *d, bool head); /* head: the HEAD step will compute */
-/* Goes to the matrix that is used next, which ends the use of the one before; true when its bytes
- * are there. Going to the present one again is no change. */
-bool cf_dense_seek(cf_dense *d, cf_wid w);
+typedef enum {
+    CF_DENSE_THERE,
+    CF_DENSE_TURNED, /* there; what is recorded uses an earlier page, and should be submitted */
+    CF_DENSE_AWAITED
+} cf_dense_state;
+
+/* Goes to the matrix that is used next, which ends the use of the one before. Going to the present
+ * one again is no change. */
+cf_dense_state cf_dense_seek(cf_dense *d, cf_wid w);
 /* Blocks until it is there. Everything recorded must have been submitted. On failure nothing is in
  * flight, and the batch can only be ended. */
 int cf_dense_wait(cf_dense *d, cf_err *err);

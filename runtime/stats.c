@@ -19,7 +19,7 @@ void cf_engine_get_stats(const cf_engine *e, cf_stats *out)
     if (e->dense)
         cf_dense_get_stats(e->dense, &dense);
     double io_stall = cf_seconds(cache.io_stall_ns + c->rows_stall_ns + dense.stall_ns);
-    double copy_stall = cf_seconds(cache.copy_stall_ns), device = cf_seconds(c->device_stall_ns);
+    double copy_stall = cf_seconds(cache.copy_stall_ns), device = cf_seconds(c->device_stall_ns + dense.device_ns);
     double busy = cf_seconds(c->prefill_ns + c->decode_ns);
     double host = busy - io_stall - copy_stall - device;
     const cf_memory_plan *p = &e->plan;

@@ -591,6 +591,86 @@ static void info_describes(void)
     CHECK_HAS(r.out, "\"ref:0\"");
 }
 
+static double real_of(const json_t *o, const char *key)
+{
+    return json_number_value(json_object_get(o, key));
+}
+
+/* The prediction is what the plan's bytes and the drive's rate come to. */
+static void info_predicts(void)
+{
+    if (!models_made())
+        SKIP("no model could be written");
+    result r;
+    cli(&r, "info models/demo --device ref --vram 13M --ram 8M --drive 2.5 --json");
+    REQUIRE(r.code == 0);
+    json_t *v = json_of(r.out), *p = json_object_get(v, "prediction");
+    json_int_t dense = json_at(json_object_get(v, "memory"), "dense", "streamed_bytes");
+    CHECK(dense > 0);
+    CHECK_INT(json_at(v, "prediction", "dense_bytes"), dense);
+    CHECK_INT(json_at(v, "prediction", "expert_bytes"), 4 * 6 * 96 << 10); /* layers, top-k, a record */
+    CHECK(json_is_false(json_object_get(p, "drive_measured")));
+    const json_t *c, *cases = json_object_get(p, "cases");
+    double slots = (double)json_at(v, "memory", "slots"), last = -1, uniform = 0;
+    size_t i;
+    json_array_foreach(cases, i, c)
+    {
+        double hit = real_of(c, "hit_rate"), bytes = real_of(c, "bytes_per_token");
+        double want = (double)dense + (1 - hit) * (4 * 6 * 96 << 10) + real_of(p, "row_bytes");
+        CHECK(hit > last);
+        CHECK(fabs(bytes - want) <= 1);
+        CHECK(fabs(real_of(c, "tok_per_s") / (2.5e9 / bytes) - 1) < 1e-6);
+        uniform += fabs(hit - slots / (4 * 48)) < 1e-9;
+        last = hit;
+    }
+    CHECK_INT(json_array_size(cases), 4);
+    CHECK(uniform > 0);
+    json_decref(v);
+    /* Measured, also where a record has fewer extents than pieces; or it says why not. */
+    cli(&r, "info tests/fixtures/models/granitemoe --device ref --ctx 64 --chunk 4 --json");
+    REQUIRE(r.code == 0);
+    v = json_of(r.out);
+    p = json_object_get(v, "prediction");
+    CHECK(real_of(p, "drive_bytes_per_s") > 0 ||
+          json_string_length(json_object_get(p, "why_not")) > 0);
+    json_decref(v);
+    cli(&r, "info models/demo --device ref --vram 13M --drive 1");
+    CHECK_INT(r.code, 0);
+    CHECK_HAS(r.out, "for a drive of 1.00 GB/s (as given)");
+    CHECK_HAS(r.out, "Dense weights are streamed: 24 matrices, 6.00 MiB");
+    CHECK_HAS(r.out, "0.0 %, the worst case");
+    CHECK_HAS(r.out, "All dense weights would stay with --vram ");
+}
+
+/* A run whose dense weights do not fit says so, and how much would do; its text is the same. */
+static void run_streams_dense_weights(void)
+{
+    result want, r;
+    static char text[sizeof want.out];
+    cli(&want, "run models/demo -p 'Once upon a time' -n 12 --device ref -q");
+    REQUIRE(want.code == 0);
+    snprintf(text, sizeof text, "%s", want.out);
+    cli(&r, "run models/demo -p 'Once upon a time' -n 12 --device ref --vram 13M --stats %s/s.json",
+        dir.path);
+    CHECK_INT(r.code, 0);
+    CHECK_STR(r.out, text);
+    CHECK_HAS(r.err, "the dense weights do not all fit in --vram 13631488: 6.0 of their 10.2 MiB");
+    const char *would = strstr(r.err, "slow; --vram ");
+    REQUIRE(would);
+    char path[400];
+    snprintf(path, sizeof path, "%s/s.json", dir.path);
+    json_t *v = json_load_file(path, 0, NULL);
+    CHECK_INT(json_at(v, "dense", "streamed_bytes"), 6 << 20);
+    CHECK(json_at(v, "dense", "bytes") >= 12 * (6 << 20)); /* a prompt of one chunk, and eleven tokens */
+    CHECK(json_at(v, "dense", "bytes") <= json_at(v, "io", "bytes"));
+    json_decref(v);
+    cli(&r, "run models/demo -p 'Once upon a time' -n 12 --device ref --vram %llu",
+        strtoull(would + strlen("slow; --vram "), NULL, 10));
+    CHECK_INT(r.code, 0);
+    CHECK_STR(r.out, text);
+    CHECK(!strstr(r.err, "dense weights"));
+}
+
 static void file_patch(const char *path, off_t at, const void *data, size_t bytes)
 {
     int fd = open(path, O_WRONLY);
@@ -803,6 +883,8 @@ int main(void)
     RUN(text_stops_where_it_should);
     RUN(eval_agrees_with_its_logits);
     RUN(info_describes);
+    RUN(info_predicts);
+    RUN(run_streams_dense_weights);
     RUN(verify_finds_defects);
     RUN(bytes_are_a_function_of_the_seed);
     RUN(data_offsets_do_not_matter);

@@ -1,5 +1,5 @@
 /* catflap info: what a model is and what it needs; which devices there are. Reads the headers of
- * the model's files and asks the device for its sizes; computes nothing. */
+ * the model's files, asks the device for its sizes, and measures the drive; computes nothing. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 #include "models/family.h"
 #include "tools/info_memory.h"
 #include "tools/info_plan.h"
+#include "tools/info_speed.h"
 #include "tools/options.h"
 #include "tools/table.h"
 #include "tools/text_io.h"
@@ -17,16 +18,19 @@ static const char info_help[] =
     "usage: catflap info MODEL [--plan] [--json] [common options]\n"
     "       catflap info --devices [--json]\n"
     "\n"
-    "What a model is, its bytes by role, and the memory plan for the given budgets.\n"
+    "What a model is, its bytes by role, the memory plan for the given budgets, and the tokens per\n"
+    "second that the drive allows with it.\n"
     "\n"
     "  --plan          the model as a flat list of steps, with the windows that hide reads\n"
+    "  --drive GB/S    predict for a drive that gives this much; else it is measured, which takes\n"
+    "                  half a second\n"
     "  --devices       the devices that --device can choose\n"
     "  --json          the same as JSON\n"
     "\n"
     "example:\n"
     "  catflap info models/demo --vram 28M --plan\n";
 
-enum { OPT_PLAN = CF_OPT_COMMAND, OPT_DEVICES, OPT_JSON };
+enum { OPT_PLAN = CF_OPT_COMMAND, OPT_DEVICES, OPT_JSON, OPT_DRIVE };
 
 /* clang-format off */
 static const struct option info_options[] = {
@@ -34,6 +38,7 @@ static const struct option info_options[] = {
     {"plan", no_argument, NULL, OPT_PLAN},
     {"devices", no_argument, NULL, OPT_DEVICES},
     {"json", no_argument, NULL, OPT_JSON},
+    {"drive", required_argument, NULL, OPT_DRIVE},
     {0}};
 /* clang-format on */
 
@@ -41,6 +46,7 @@ typedef struct info {
     cf_common common;
     const char *model;
     bool plan, devices, json;
+    double drive_gb; /* 0: to be measured */
 } info;
 
 /* ---- devices ---- */
@@ -254,22 +260,29 @@ static int model_info(const info *o)
     cf_err err = {0};
     cf_model *m = NULL;
     cf_info_memory memory;
+    cf_info_speed speed;
     roles r;
     int rc = cf_model_open(&m, o->model, &err), code = CF_EXIT_DONE;
     if (rc < 0)
         return cf_tool_fail_err(&err, rc);
     roles_count(m, &r);
     rc = cf_info_memory_make(&memory, m, &o->common.engine, &err);
+    bool planned = rc == 0;
+    if (planned)
+        rc = cf_info_speed_make(&speed, &memory, m, o->drive_gb * 1e9, &err);
     if (o->json && rc == 0) {
         json_t *value = model_json(m, &r);
         json_object_set_new(value, "memory", cf_info_memory_json(&memory, m));
+        json_object_set_new(value, "prediction", cf_info_speed_json(&speed));
         if (o->plan)
             json_object_set_new(value, "plan", cf_info_plan_json(m));
         code = cf_json_print(value);
     } else if (!o->json) {
-        model_print(m, &r, rc == 0 ? &memory : NULL);
-        if (rc == 0)
+        model_print(m, &r, planned ? &memory : NULL);
+        if (planned)
             cf_info_memory_print(&memory, m, stdout);
+        if (rc == 0)
+            cf_info_speed_print(&speed, stdout);
         if (o->plan)
             cf_info_plan_print(m, stdout);
     }
@@ -295,6 +308,10 @@ static int info_parse(info *o, int argc, char **argv, int *code)
         o->plan |= opt == OPT_PLAN;
         o->devices |= opt == OPT_DEVICES;
         o->json |= opt == OPT_JSON;
+        if (opt == OPT_DRIVE && cf_args_double(&args, 1e-6, 1e6, &o->drive_gb) < 0) {
+            opt = CF_ARGS_STOP;
+            break;
+        }
     }
     if (opt == CF_ARGS_END && o->devices && optind == argc && !o->plan)
         opt = 0;

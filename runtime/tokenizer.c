@@ -1,4 +1,4 @@
-/* Tokenizer: opening the files, and text to ids through the parts (tokenizer_parts.h).
+/* Tokenizer: text to ids through the parts (tokenizer_parts.h), ids to bytes.
  *
  * Encoding: added tokens are cut out of the text; what is between is normalised; added tokens that
  * ask for it are cut out of that; the rest is split into pieces, and each piece merged. A text is
@@ -7,123 +7,6 @@
  * Threads: a tokenizer is never written after load; each call has its own working memory. */
 #include "runtime/tokenizer_parts.h"
 
-#include <fcntl.h>
-#include <limits.h>
-#include <stdio.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-/* --- opening --------------------------------------------------------------------------------- */
-
-/* The whole of a regular file; 1 when it does not exist and that is allowed. */
-static int file_read(const char *path, bool optional, tok_buf *out, cf_err *err)
-{
-    struct stat st;
-    int rc = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) {
-        if (optional && errno == ENOENT)
-            return 1;
-        return CF_FAIL(err, -errno, "%s: %s", path, strerror(errno));
-    }
-    if (fstat(fd, &st) != 0) {
-        rc = CF_FAIL(err, -errno, "%s: %s", path, strerror(errno));
-        goto fail;
-    }
-    if (!S_ISREG(st.st_mode)) {
-        rc = CF_FAIL(err, CF_EFORMAT, "%s is not a file", path);
-        goto fail;
-    }
-    if (st.st_size > TOK_FILE_BYTES_MAX) {
-        rc = CF_FAIL(err, CF_ELIMIT, "%s: %lld bytes, the limit for a tokenizer is %d", path,
-                     (long long)st.st_size, TOK_FILE_BYTES_MAX);
-        goto fail;
-    }
-    CF_TRY(tok_buf_reserve(out, (size_t)st.st_size + 1, err));
-    while (out->n < (size_t)st.st_size) {
-        ssize_t n = read(fd, out->data + out->n, (size_t)st.st_size - out->n);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            rc = CF_FAIL(err, -errno, "%s: %s", path, strerror(errno));
-            goto fail;
-        }
-        if (n == 0)
-            break; /* shorter than it was: what is there decides */
-        out->n += (size_t)n;
-    }
-fail:
-    close(fd);
-    return rc;
-}
-
-static json_t *json_parse(const char *text, size_t bytes, const char *path, cf_err *err)
-{
-    json_error_t e;
-    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
-    if (!root)
-        CF_FAIL(err, CF_EFORMAT, "%s: line %d, column %d: %s", path, e.line, e.column, e.text);
-    return root;
-}
-
-int cf_tokenizer_parse(const char *json, size_t json_bytes, const char *path, cf_tokenizer **out,
-                       cf_err *err)
-{
-    *out = NULL;
-    if (json_bytes > TOK_FILE_BYTES_MAX)
-        return CF_FAIL(err, CF_ELIMIT, "%s: %zu bytes, the limit for a tokenizer is %d", path,
-                       json_bytes, TOK_FILE_BYTES_MAX);
-    json_t *root = json_parse(json, json_bytes, path, err);
-    if (!root)
-        return CF_EFORMAT;
-    cf_tokenizer *tok = calloc(1, sizeof *tok);
-    int rc = tok ? tok_json_read(tok, root, path, err)
-                 : CF_FAIL(err, -ENOMEM, "%s: no memory for a tokenizer", path);
-    json_decref(root);
-    if (rc < 0)
-        cf_tokenizer_close(&tok);
-    else
-        *out = tok;
-    return rc;
-}
-
-/* tokenizer_config.json beside the file, where there is one. */
-static int config_load(cf_tokenizer *tok, const char *path, cf_err *err)
-{
-    static const char name[] = "tokenizer_config.json";
-    char config[PATH_MAX];
-    const char *slash = strrchr(path, '/');
-    size_t folder = slash ? (size_t)(slash - path) + 1 : 0;
-    tok_buf text = {0};
-    if (folder + sizeof name > sizeof config)
-        return CF_FAIL(err, -ENAMETOOLONG, "%s: the path is too long", path);
-    memcpy(config, path, folder);
-    memcpy(config + folder, name, sizeof name);
-    int rc = file_read(config, true, &text, err);
-    if (rc == 0) {
-        json_t *root = json_parse(text.data, text.n, config, err);
-        rc = root ? tok_json_read_config(tok, root, config, err) : CF_EFORMAT;
-        json_decref(root);
-    }
-    tok_buf_finish(&text);
-    return rc < 0 ? rc : 0;
-}
-
-int cf_tokenizer_load(const char *path, cf_tokenizer **out, cf_err *err)
-{
-    tok_buf text = {0};
-    *out = NULL;
-    int rc = file_read(path, false, &text, err);
-    if (rc == 0)
-        rc = cf_tokenizer_parse(text.data, text.n, path, out, err);
-    tok_buf_finish(&text);
-    if (rc == 0)
-        rc = config_load(*out, path, err);
-    if (rc < 0)
-        cf_tokenizer_close(out);
-    return rc;
-}
-
 void cf_tokenizer_close(cf_tokenizer **tok)
 {
     cf_tokenizer *t = *tok;
@@ -131,6 +14,8 @@ void cf_tokenizer_close(cf_tokenizer **tok)
         return;
     tok_vocab_finish(&t->vocab);
     tok_bpe_finish(&t->bpe);
+    tok_unigram_finish(&t->unigram);
+    tok_normal_finish(&t->normal);
     tok_pretok_finish(&t->pretok);
     tok_added_finish(&t->added);
     tok_added_finish(&t->added_normalized);
@@ -153,8 +38,8 @@ bool cf_tokenizer_adds_bos(const cf_tokenizer *tok)
 uint64_t cf_tokenizer_memory(const cf_tokenizer *tok)
 {
     return sizeof *tok + tok_vocab_memory(&tok->vocab) +
-           ((uint64_t)tok->bpe.mask + 1) * sizeof *tok->bpe.slots +
-           tok_pretok_memory(&tok->pretok) +
+           tok_bpe_memory(&tok->bpe) + tok_unigram_memory(&tok->unigram) +
+           tok_normal_memory(&tok->normal) + tok_pretok_memory(&tok->pretok) +
            (uint64_t)(tok->added.size + tok->added_normalized.size) * sizeof(tok_node) +
            tok->added.word.memory_bytes + tok->added_normalized.word.memory_bytes;
 }
@@ -165,6 +50,26 @@ const char *cf_tokenizer_piece(const cf_tokenizer *tok, int32_t id, size_t *byte
     if (id < 0 || id >= tok->vocab.n || !(tok->vocab.tokens[id].flags & TOK_USED))
         return "";
     return tok_vocab_bytes(&tok->vocab, id, bytes);
+}
+
+const char *cf_tokenizer_piece_first(const cf_tokenizer *tok, int32_t id, size_t *bytes)
+{
+    const char *piece = cf_tokenizer_piece(tok, id, bytes);
+    if (tok->lead == TOK_LEAD_KEEP || *bytes == 0 ||
+        (tok->vocab.tokens[id].flags & (TOK_ADDED | TOK_BYTE)))
+        return piece;
+    do {
+        if (*piece != ' ')
+            break;
+        piece++;
+        (*bytes)--;
+    } while (tok->lead == TOK_LEAD_ALL && *bytes > 0);
+    return piece;
+}
+
+cf_utf8_stream cf_tokenizer_stream(const cf_tokenizer *tok)
+{
+    return (cf_utf8_stream){.each_byte = tok->each_byte};
 }
 
 bool cf_tokenizer_is_special(const cf_tokenizer *tok, int32_t id)
@@ -196,37 +101,43 @@ typedef struct encoder {
     tok_scan scan;
     tok_pretok_work pretok;
     tok_bpe_work bpe;
+    tok_unigram_work unigram;
     tok_normal_work normal;
     tok_buf normalised;
     cf_err *err;
 } encoder;
 
 /* A text without added tokens, normalised. */
-static int text_encode(encoder *e, const char *text, size_t bytes)
+static int text_encode(encoder *e, const char *text, size_t bytes, bool inside)
 {
     const cf_tokenizer *t = e->tok;
     int rc = 0;
+    e->pretok.inside = inside;
     CF_TRY(tok_pretok_run(&t->pretok, &e->scan, &e->pretok, text, bytes, e->err));
     for (size_t i = 0; i < e->pretok.pieces.n; i++) {
         tok_piece p = e->pretok.pieces.v[i];
-        CF_TRY(tok_bpe_encode(&t->bpe, &t->vocab, &e->bpe, e->pretok.text + p.off, p.bytes, &e->out,
-                              e->err));
+        const char *piece = e->pretok.text + p.off;
+        CF_TRY(t->is_unigram
+                   ? tok_unigram_encode(&t->unigram, &e->unigram, piece, p.bytes, &e->out, e->err)
+                   : tok_bpe_encode(&t->bpe, &t->vocab, &e->bpe, piece, p.bytes, &e->out, e->err));
     }
 fail:
     return rc;
 }
 
-static bool any_marked(const uint8_t *marks, size_t n)
+static uint8_t highest_mark(const uint8_t *marks, size_t n)
 {
+    uint8_t mark = 0;
     for (size_t i = 0; marks && i < n; i++)
-        if (marks[i])
-            return true;
-    return false;
+        if (marks[i] > mark)
+            mark = marks[i];
+    return mark;
 }
 
 /* A text between added tokens: normalised, and cut at those that are looked for now. Marks do not
- * survive a change of the text: then one anywhere in it hides the special tokens of all of it. */
-static int part_encode(encoder *e, const char *text, size_t bytes, const uint8_t *marks)
+ * survive a change of the text: then the highest anywhere in it counts for all of it. */
+static int part_encode(encoder *e, const char *text, size_t bytes, const uint8_t *marks,
+                       bool inside)
 {
     const cf_tokenizer *t = e->tok;
     size_t begin, n;
@@ -239,11 +150,12 @@ static int part_encode(encoder *e, const char *text, size_t bytes, const uint8_t
         return rc;
     tok_cut cut = {.text = changed ? e->normalised.data : text,
                    .bytes = changed ? e->normalised.n : bytes,
-                   .skip_special = e->skip_special || (changed && any_marked(marks, bytes)),
+                   .skip_special = e->skip_special,
+                   .mark = changed ? highest_mark(marks, bytes) : 0,
                    .marks = changed ? NULL : marks};
     while ((rc = tok_added_next(&t->added_normalized, &e->scan, &cut, &begin, &n, &id, e->err)) >
            0) {
-        CF_TRY(text_encode(e, cut.text + begin, n));
+        CF_TRY(text_encode(e, cut.text + begin, n, inside || begin > 0));
         if (id >= 0)
             tok_ids_add(&e->out, id);
     }
@@ -264,7 +176,7 @@ static int whole_encode(encoder *e, const char *text, size_t bytes, int flags)
         .text = text, .bytes = bytes, .skip_special = e->skip_special, .marks = e->marks};
     while ((rc = tok_added_next(&t->added, &e->scan, &cut, &begin, &n, &id, e->err)) > 0) {
         if (n > 0)
-            CF_TRY(part_encode(e, text + begin, n, e->marks ? e->marks + begin : NULL));
+            CF_TRY(part_encode(e, text + begin, n, e->marks ? e->marks + begin : NULL, begin > 0));
         if (id >= 0)
             tok_ids_add(&e->out, id);
     }
@@ -301,6 +213,7 @@ int cf_tokenizer_encode_marked(const cf_tokenizer *tok, const char *text, size_t
     tok_scan_finish(&e.scan);
     tok_pretok_work_finish(&e.pretok);
     tok_bpe_work_finish(&e.bpe);
+    tok_unigram_work_finish(&e.unigram);
     tok_normal_work_finish(&e.normal);
     tok_buf_finish(&e.normalised);
     if (rc == 0)

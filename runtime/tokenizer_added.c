@@ -4,6 +4,7 @@
 #include "runtime/tokenizer_added.h"
 
 #include "runtime/tokenizer.h" /* CF_TOK_MARK_* */
+#include "runtime/tokenizer_normal.h"
 
 static int node_new(tok_added *a, uint8_t byte, uint32_t *at, cf_err *err)
 {
@@ -68,14 +69,6 @@ void tok_added_finish(tok_added *a)
     *a = (tok_added){0};
 }
 
-/* Unicode White_Space. */
-static bool char_is_space(uint32_t c)
-{
-    return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
-           c == 0x205f || c == 0x3000;
-}
-
 static size_t char_before(const char *text, size_t at)
 {
     do
@@ -107,7 +100,7 @@ static bool is_hidden(const tok_added *a, const tok_cut *cut, uint32_t node, uin
 static uint32_t longest_at(const tok_added *a, const tok_cut *cut, size_t at, size_t *bytes)
 {
     uint32_t node = 0, best = 0;
-    uint8_t mark = 0;
+    uint8_t mark = cut->mark;
     for (size_t i = at; i < cut->bytes; i++) {
         node = node_child(a, node, (uint8_t)cut->text[i]);
         if (!node)
@@ -141,7 +134,7 @@ static int match_accept(const tok_added *a, tok_scan *scan, const tok_cut *cut, 
     if (flags & TOK_LSTRIP) {
         while (*begin > cut->plain) {
             size_t before = char_before(cut->text, *begin);
-            if (!char_is_space(tok_char(cut->text + before, &step)))
+            if (!tok_char_is_space(tok_char(cut->text + before, &step)))
                 break;
             *begin = before;
         }
@@ -149,7 +142,7 @@ static int match_accept(const tok_added *a, tok_scan *scan, const tok_cut *cut, 
             *begin = cut->plain;
     }
     if (flags & TOK_RSTRIP)
-        while (*end < cut->bytes && char_is_space(tok_char(cut->text + *end, &step)))
+        while (*end < cut->bytes && tok_char_is_space(tok_char(cut->text + *end, &step)))
             *end += step;
     return 1;
 fail:

@@ -36,8 +36,9 @@ typedef struct tok_cut {
     size_t bytes;
     bool skip_special;    /* a special token in the text is plain text */
     const uint8_t *marks; /* [bytes] or NULL: what hides tokens where (tokenizer.h) */
-    size_t at;         /* where to look on */
-    size_t plain;      /* what is not yet given out begins here */
+    uint8_t mark;         /* of every byte */
+    size_t at;            /* where to look on */
+    size_t plain;         /* what is not yet given out begins here */
     bool done;
 } tok_cut;
 

@@ -47,7 +47,14 @@ int tok_bpe_init(tok_bpe *bpe, const tok_vocab *vocab, size_t n_merges, cf_err *
 void tok_bpe_finish(tok_bpe *bpe)
 {
     free(bpe->slots);
+    tok_joints_finish(&bpe->joints);
     *bpe = (tok_bpe){0};
+}
+
+uint64_t tok_bpe_memory(const tok_bpe *bpe)
+{
+    return (bpe->slots ? ((uint64_t)bpe->mask + 1) * sizeof *bpe->slots : 0) +
+           tok_joints_memory(&bpe->joints);
 }
 
 void tok_bpe_work_finish(tok_bpe_work *work)
@@ -64,6 +71,74 @@ void tok_bpe_add(tok_bpe *bpe, int32_t left, int32_t right, uint32_t rank, int32
     while (slot->left >= 0 && (slot->left != left || slot->right != right))
         slot = &bpe->slots[++at & bpe->mask];
     *slot = (tok_merge){.left = left, .right = right, .rank = rank, .id = id};
+}
+
+static uint32_t char_last(const char *text, size_t bytes)
+{
+    size_t at = bytes - 1, step;
+    while (at > 0 && ((unsigned char)text[at] & 0xc0) == 0x80)
+        at--;
+    return tok_char(text + at, &step);
+}
+
+int tok_bpe_use_chars(tok_bpe *bpe, const tok_vocab *vocab, cf_err *err)
+{
+    size_t n, step;
+    int rc = tok_joints_init(&bpe->joints, ((size_t)bpe->mask + 1) / 4, err);
+    if (rc < 0)
+        return rc;
+    bpe->chars = true;
+    for (size_t i = 0; i <= bpe->mask; i++) {
+        const tok_merge *m = &bpe->slots[i];
+        if (m->left < 0)
+            continue;
+        const char *left = tok_vocab_bytes(vocab, m->left, &n);
+        uint32_t last = char_last(left, n);
+        const char *right = tok_vocab_bytes(vocab, m->right, &n);
+        tok_joint_add(&bpe->joints, last, tok_char(right, &step));
+    }
+    return 0;
+}
+
+/* Every cut of every ranked token into two tokens: counted, then added. */
+static size_t cuts_walk(const tok_vocab *vocab, const uint32_t *ranks, bool chars, tok_bpe *add)
+{
+    size_t count = 0, n;
+    for (int32_t id = 0; id < vocab->n; id++) {
+        if (ranks[id] == UINT32_MAX || !(vocab->tokens[id].flags & TOK_USED))
+            continue;
+        const char *text = tok_vocab_bytes(vocab, id, &n);
+        if (tok_vocab_find(vocab, text, n) != id)
+            continue; /* a second one with the same bytes */
+        for (size_t cut = 1; cut < n; cut++) {
+            if (chars && ((unsigned char)text[cut] & 0xc0) == 0x80)
+                continue;
+            int32_t left = tok_vocab_find(vocab, text, cut);
+            int32_t right = left < 0 ? -1 : tok_vocab_find(vocab, text + cut, n - cut);
+            if (right < 0)
+                continue;
+            count++;
+            if (add)
+                tok_bpe_add(add, left, right, ranks[id], id);
+        }
+    }
+    return count;
+}
+
+int tok_bpe_init_ranked(tok_bpe *bpe, const tok_vocab *vocab, const uint32_t *ranks, bool chars,
+                        cf_err *err)
+{
+    size_t n = cuts_walk(vocab, ranks, chars, NULL);
+    if (n > TOK_MERGES_MAX)
+        return CF_FAIL(err, CF_ELIMIT,
+                       "tokenizer: the vocabulary has %zu ways to put two tokens together, the "
+                       "limit is %d",
+                       n, TOK_MERGES_MAX);
+    int rc = tok_bpe_init(bpe, vocab, n, err);
+    if (rc < 0)
+        return rc;
+    cuts_walk(vocab, ranks, chars, bpe);
+    return chars ? tok_bpe_use_chars(bpe, vocab, err) : 0;
 }
 
 static const tok_merge *merge_of(const tok_bpe *bpe, int32_t left, int32_t right)
@@ -201,22 +276,24 @@ static void merge_long(const tok_bpe *bpe, tok_bpe_work *w, uint32_t n, tok_ids 
         tok_ids_add(out, s[i].id);
 }
 
-int tok_bpe_encode(const tok_bpe *bpe, const tok_vocab *vocab, tok_bpe_work *work,
-                   const char *piece, size_t bytes, tok_ids *out, cf_err *err)
+bool tok_fallback_encode(const tok_fallback *f, const char *bytes, size_t n, tok_ids *out)
+{
+    if (!f->on)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (f->id[(unsigned char)bytes[i]] < 0)
+            return false;
+    for (size_t i = 0; i < n; i++)
+        tok_ids_add(out, f->id[(unsigned char)bytes[i]]);
+    return true;
+}
+
+static int bytes_encode(const tok_bpe *bpe, tok_bpe_work *work, const char *piece, size_t bytes,
+                        tok_ids *out, cf_err *err)
 {
     int32_t ids[SHORT_BYTES];
     size_t n = 0;
     int rc = 0;
-    if (bytes == 0)
-        return 0;
-    if (bpe->ignore_merges) {
-        int32_t whole = tok_vocab_find(vocab, piece, bytes);
-        /* A special token is never made from plain text. */
-        if (whole >= 0 && !(vocab->tokens[whole].flags & TOK_SPECIAL)) {
-            tok_ids_add(out, whole);
-            return 0;
-        }
-    }
     bool is_short = bytes <= SHORT_BYTES;
     if (!is_short)
         CF_TRY(work_room(work, bytes, err));
@@ -242,6 +319,87 @@ int tok_bpe_encode(const tok_bpe *bpe, const tok_vocab *vocab, tok_bpe_work *wor
         merge_short(bpe, ids, n, out);
     else
         merge_long(bpe, work, (uint32_t)n, out);
+fail:
+    return rc;
+}
+
+/* The token of the character at `text`, or -1. */
+static int32_t char_id(const tok_bpe *bpe, const tok_vocab *vocab, const char *text, size_t *step)
+{
+    unsigned char lead = (unsigned char)text[0];
+    *step = 1;
+    if (lead < 0x80)
+        return bpe->byte_id[lead];
+    tok_char(text, step);
+    return tok_vocab_find(vocab, text, *step);
+}
+
+/* A part within which merges may happen. A character that is no token is in no merge, hence a part
+ * of its own. */
+static int part_encode(const tok_bpe *bpe, const tok_vocab *vocab, tok_bpe_work *work,
+                       const char *part, size_t bytes, bool *after_unk, tok_ids *out, cf_err *err)
+{
+    int32_t ids[SHORT_BYTES];
+    size_t n = 0, step;
+    int rc = 0;
+    bool is_short = bytes <= SHORT_BYTES;
+    if (!is_short)
+        CF_TRY(work_room(work, bytes, err));
+    for (size_t i = 0; i < bytes; i += step) {
+        int32_t id = char_id(bpe, vocab, part + i, &step);
+        if (id >= 0 && is_short)
+            ids[n++] = id;
+        else if (id >= 0)
+            work->symbols[n++].id = id;
+        if (id >= 0)
+            continue;
+        /* What is before it is whole: the joints are hashes, so it may stand among others. */
+        if (is_short)
+            merge_short(bpe, ids, n, out);
+        else if (n > 0)
+            merge_long(bpe, work, (uint32_t)n, out);
+        *after_unk &= n == 0;
+        n = 0;
+        if (tok_fallback_encode(&bpe->bytes, part + i, step, out)) {
+            *after_unk = false;
+            continue;
+        }
+        if (bpe->unk_id < 0)
+            return byte_missing((unsigned char)part[i], err);
+        if (!*after_unk || !bpe->fuse_unk)
+            tok_ids_add(out, bpe->unk_id);
+        *after_unk = true;
+    }
+    *after_unk &= n == 0;
+    if (is_short)
+        merge_short(bpe, ids, n, out);
+    else if (n > 0)
+        merge_long(bpe, work, (uint32_t)n, out);
+fail:
+    return rc;
+}
+
+int tok_bpe_encode(const tok_bpe *bpe, const tok_vocab *vocab, tok_bpe_work *work,
+                   const char *piece, size_t bytes, tok_ids *out, cf_err *err)
+{
+    bool after_unk = false;
+    int rc = 0;
+    if (bytes == 0)
+        return 0;
+    if (bpe->ignore_merges) {
+        int32_t whole = tok_vocab_find(vocab, piece, bytes);
+        /* A special token is never made from plain text. */
+        if (whole >= 0 && !(vocab->tokens[whole].flags & TOK_SPECIAL)) {
+            tok_ids_add(out, whole);
+            return 0;
+        }
+    }
+    if (!bpe->chars)
+        return bytes_encode(bpe, work, piece, bytes, out, err);
+    for (size_t begin = 0, end; begin < bytes; begin = end) {
+        end = tok_joints_end(&bpe->joints, piece, bytes, begin);
+        CF_TRY(part_encode(bpe, vocab, work, piece + begin, end - begin, &after_unk, out, err));
+    }
 fail:
     return rc;
 }

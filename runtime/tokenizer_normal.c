@@ -196,21 +196,12 @@ fail:
     return rc;
 }
 
-void tok_normal_work_finish(tok_normal_work *work)
-{
-    free(work->chars);
-    free(work->sorted);
-    *work = (tok_normal_work){0};
-}
-
-int tok_normal_run(const tok_normal *normal, tok_normal_work *work, const char *text, size_t bytes,
-                   tok_buf *out, bool *changed, cf_err *err)
+int tok_nfc_run(tok_normal_work *work, const char *text, size_t bytes, tok_buf *out, bool *changed,
+                cf_err *err)
 {
     size_t i = 0, done = 0, before = 0, step;
     int rc = 0;
     *changed = false;
-    if (!normal->nfc)
-        return 0;
     while (i < bytes && (unsigned char)text[i] < 0xcc) /* U+0300 begins with CC */
         i++;
     if (i == bytes)

@@ -1,7 +1,9 @@
-/* The parts of a tokenizer, and how a tokenizer.json fills them. Private to tokenizer*.c.
+/* The parts of a tokenizer, and the readers that fill them. Private to tokenizer*.c.
  *
- * A further kind (another model, normaliser or pre-tokeniser) is a further part: its reader in
- * tokenizer_json.c, its own file for what it does, one case in text_encode (tokenizer.c). */
+ * A reader for each form a vocabulary comes in: tokenizer_json*.c, tokenizer_spm.c,
+ * tokenizer_tiktoken.c, tokenizer_gguf.c. A further kind (another model, normaliser or
+ * pre-tokeniser) is a further part: its own file for what it does, one case in text_encode
+ * (tokenizer.c), and its name in the readers that may meet it. */
 #ifndef CF_RUNTIME_TOKENIZER_PARTS_H
 #define CF_RUNTIME_TOKENIZER_PARTS_H
 
@@ -12,6 +14,7 @@
 #include "runtime/tokenizer_bpe.h"
 #include "runtime/tokenizer_normal.h"
 #include "runtime/tokenizer_pretok.h"
+#include "runtime/tokenizer_unigram.h"
 #include "runtime/tokenizer_vocab.h"
 
 enum {
@@ -20,9 +23,16 @@ enum {
     TOK_PREFIX_MAX = 16
 };
 
+/* What decoding leaves away where a text begins: the space that encoding has put there. */
+typedef enum { TOK_LEAD_KEEP, TOK_LEAD_ONE, TOK_LEAD_ALL } tok_lead;
+
 struct cf_tokenizer {
     tok_vocab vocab;
+    bool is_unigram; /* the model is `unigram`, otherwise `bpe` */
     tok_bpe bpe;
+    tok_unigram unigram;
+    tok_lead lead;
+    bool each_byte; /* a bad byte is shown for itself (cf_utf8_stream) */
     tok_normal normal;
     tok_pretok pretok;
     tok_added added;            /* looked for in the text as given */
@@ -32,9 +42,43 @@ struct cf_tokenizer {
     bool has_template; /* the post-processor decides on the prefix */
 };
 
-/* Fills a zeroed tokenizer from a parsed tokenizer.json; `path` is for sentences. */
+/* Each fills a zeroed tokenizer; `path` is for sentences. After a failure it can only be closed. */
 int tok_json_read(cf_tokenizer *tok, const json_t *root, const char *path, cf_err *err);
-/* What tokenizer_config.json says where the post-processor says nothing: add_bos_token. */
-int tok_json_read_config(cf_tokenizer *tok, const json_t *root, const char *path, cf_err *err);
+int tok_spm_read(cf_tokenizer *tok, const uint8_t *data, size_t bytes, const char *path,
+                 cf_err *err);
+/* rule: how texts are split; a rank file does not say. */
+int tok_tiktoken_read(cf_tokenizer *tok, const char *text, size_t bytes,
+                      const cf_tokenizer_rule *rule, const char *path, cf_err *err);
+int tok_gguf_read(cf_tokenizer *tok, const struct cf_gguf *meta, const cf_tokenizer_rules *rules,
+                  const char *path, cf_err *err);
+/* What tokenizer_config.json says: add_bos_token, where nothing else decides on the prefix, and
+ * with `added` (vocabularies that name no special tokens themselves) added_tokens_decoder. */
+int tok_json_read_config(cf_tokenizer *tok, const json_t *root, bool added, const char *path,
+                         cf_err *err);
+
+/* --- shared by the readers ------------------------------------------------------------------- */
+
+/* Gives an id its text as an added token, to be looked for in texts as given, or, normalized, in
+ * what is left of them; its flags as tokenizer_added.h has them. */
+int tok_added_define(cf_tokenizer *tok, const char *text, size_t n, int32_t id, uint8_t flags,
+                     bool normalized, cf_err *err);
+/* A token of a SentencePiece vocabulary: kept with spaces for U+2581, "<0x41>" as that byte. */
+int tok_piece_define(cf_tokenizer *tok, const char *text, size_t n, int32_t id, bool byte,
+                     tok_fallback *bytes, cf_err *err);
+/* Puts the splits of a rule in place. */
+int tok_rule_apply(cf_tokenizer *tok, const cf_tokenizer_rule *rule, const char *path,
+                   cf_err *err);
+/* The rule of this name, or NULL. */
+const cf_tokenizer_rule *tok_rule_find(const cf_tokenizer_rules *rules, const char *name,
+                                       size_t n);
+
+int tok_rule_unknown(const cf_tokenizer_rules *rules, const char *path, const char *what,
+                     const char *name, size_t n, cf_err *err);
+/* How SentencePiece normalises; map: its table, or no bytes. */
+int tok_spaces_set(cf_tokenizer *tok, const uint8_t *map, size_t map_bytes, bool space_first,
+                   bool spaces_apart, const char *path, cf_err *err);
+/* BPE over characters by the scores [vocab.n] of an indexed vocabulary, the highest first. */
+int tok_bpe_by_score(cf_tokenizer *tok, const float *scores, int32_t unk_id,
+                     const tok_fallback *bytes, cf_err *err);
 
 #endif

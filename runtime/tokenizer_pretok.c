@@ -1,6 +1,8 @@
 /* Pre-tokeniser: see tokenizer_pretok.h. Empty pieces are dropped wherever they arise. */
 #include "runtime/tokenizer_pretok.h"
 
+#include "runtime/tokenizer_vocab.h"
+
 /* The pattern of the byte-level step, as GPT-2 published it. */
 static const char byte_level_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
@@ -156,6 +158,49 @@ fail:
     return rc;
 }
 
+/* One piece in the letters of a SentencePiece vocabulary, behind `spaced`. */
+static int meta_add(const tok_pretok *pre, tok_pretok_work *w, tok_piece p, cf_err *err)
+{
+    size_t off = w->spaced.n;
+    bool wanted = pre->meta == TOK_META_ALWAYS ||
+                  (pre->meta == TOK_META_FIRST && !w->inside && p.off == 0);
+    int rc = 0;
+    CF_TRY(tok_buf_reserve(&w->spaced, (size_t)p.bytes + 1, err));
+    CF_TRY(tok_meta_add(&w->spaced, w->text + p.off, p.bytes, err));
+    if (wanted && w->spaced.data[off] != ' ') {
+        memmove(w->spaced.data + off + 1, w->spaced.data + off, w->spaced.n - off);
+        w->spaced.data[off] = ' ';
+        w->spaced.n++;
+    }
+    while (pre->meta_split && off < w->spaced.n) {
+        const char *next = memchr(w->spaced.data + off + 1, ' ', w->spaced.n - off - 1);
+        if (!next)
+            break;
+        size_t end = (size_t)(next - w->spaced.data);
+        CF_TRY(tok_pieces_add(&w->other, off, end - off, err));
+        off = end;
+    }
+    if (w->spaced.n > off)
+        CF_TRY(tok_pieces_add(&w->other, off, w->spaced.n - off, err));
+fail:
+    return rc;
+}
+
+static int meta_run(const tok_pretok *pre, tok_pretok_work *w, cf_err *err)
+{
+    int rc = 0;
+    w->spaced.n = 0;
+    w->other.n = 0;
+    for (size_t i = 0; i < w->pieces.n; i++)
+        CF_TRY(meta_add(pre, w, w->pieces.v[i], err));
+    tok_pieces swap = w->pieces;
+    w->pieces = w->other;
+    w->other = swap;
+    w->text = w->spaced.data ? w->spaced.data : "";
+fail:
+    return rc;
+}
+
 int tok_pretok_run(const tok_pretok *pre, tok_scan *scan, tok_pretok_work *work, const char *text,
                    size_t bytes, cf_err *err)
 {
@@ -172,6 +217,8 @@ int tok_pretok_run(const tok_pretok *pre, tok_scan *scan, tok_pretok_work *work,
         CF_TRY(spaces_add(work, err));
     if (pre->byte_level_split)
         CF_TRY(split_run(&pre->splits[n_first], scan, work, err));
+    if (pre->meta != TOK_META_NONE)
+        CF_TRY(meta_run(pre, work, err));
 fail:
     return rc;
 }

@@ -42,6 +42,8 @@ int tok_regex_compile(tok_regex *re, int syntax, const char *pattern, size_t byt
     if (syntax == TOK_REGEX_LITERAL) {
         options |= PCRE2_LITERAL;
         CF_TRY(tok_buf_add(&text, pattern, bytes, err));
+    } else if (syntax == TOK_REGEX_CLUSTER) {
+        CF_TRY(tok_buf_add(&text, "\\X", 2, err));
     } else {
         options |= PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
         CF_TRY(tok_onig_translate(pattern, bytes, what, &text, err));

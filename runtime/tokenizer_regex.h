@@ -31,8 +31,9 @@ typedef struct tok_find {
 } tok_find;
 
 enum {
-    TOK_REGEX_ONIG,   /* Oniguruma syntax, translated */
-    TOK_REGEX_LITERAL /* the bytes themselves */
+    TOK_REGEX_ONIG,    /* Oniguruma syntax, translated */
+    TOK_REGEX_LITERAL, /* the bytes themselves */
+    TOK_REGEX_CLUSTER  /* one extended grapheme cluster, whatever the pattern */
 };
 
 /* `what` names the pattern in sentences ("pre_tokenizer 2"). */

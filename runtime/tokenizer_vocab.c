@@ -90,7 +90,8 @@ int tok_vocab_index(tok_vocab *v, cf_err *err)
     v->mask = n_slots - 1;
     for (uint8_t raw = 0; raw <= TOK_RAW; raw = (uint8_t)(raw + TOK_RAW))
         for (int32_t id = 0; id < v->n; id++)
-            if ((v->tokens[id].flags & (TOK_USED | TOK_RAW)) == (TOK_USED | raw))
+            if ((v->tokens[id].flags &
+                 (TOK_USED | TOK_RAW | TOK_BYTE | TOK_ADDED | TOK_SPECIAL)) == (TOK_USED | raw))
                 slot_put(v, id);
     return 0;
 }
@@ -143,4 +144,38 @@ bool tok_byte_level_decode(const char *text, size_t n, char *out, size_t *out_by
     }
     *out_bytes = at;
     return true;
+}
+
+int tok_meta_add(tok_buf *out, const char *text, size_t n, cf_err *err)
+{
+    int rc = 0;
+    while (n > 0) {
+        const char *meta = memmem(text, n, TOK_META, TOK_META_BYTES);
+        size_t plain = meta ? (size_t)(meta - text) : n;
+        CF_TRY(tok_buf_add(out, text, plain, err));
+        if (!meta)
+            break;
+        CF_TRY(tok_buf_add(out, " ", 1, err));
+        text += plain + TOK_META_BYTES;
+        n -= plain + TOK_META_BYTES;
+    }
+fail:
+    return rc;
+}
+
+int tok_byte_token(const char *text, size_t n)
+{
+    int value = 0;
+    if (n != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>')
+        return -1;
+    for (int i = 3; i < 5; i++) {
+        char c = text[i];
+        if (c >= '0' && c <= '9')
+            value = value * 16 + (c - '0');
+        else if (c >= 'A' && c <= 'F')
+            value = value * 16 + (c - 'A' + 10);
+        else
+            return -1;
+    }
+    return value;
 }

@@ -19,7 +19,9 @@ enum {
     TOK_USED = 1,    /* the id has a token */
     TOK_ADDED = 2,   /* from added_tokens */
     TOK_SPECIAL = 4, /* special: true */
-    TOK_RAW = 8      /* not written in byte-level characters */
+    TOK_RAW = 8,     /* not written in byte-level characters */
+    TOK_BYTE = 16,   /* stands for one byte: never found by its bytes */
+    TOK_UNUSED = 32  /* of no use but in merges */
 };
 
 typedef struct tok_vocab {
@@ -35,7 +37,7 @@ void tok_vocab_finish(tok_vocab *v);
 /* Gives an id its bytes and flags, over what it had. The id is in [0, TOK_VOCAB_MAX). */
 int tok_vocab_set(tok_vocab *v, int32_t id, const char *bytes, size_t n, uint8_t flags,
                   cf_err *err);
-/* Makes the model's tokens findable (not the added ones); call once, after them all. */
+/* Makes the model's tokens findable (not the added ones, nor bytes); call once, after them all. */
 int tok_vocab_index(tok_vocab *v, cf_err *err);
 int32_t tok_vocab_find(const tok_vocab *v, const char *bytes, size_t n); /* id or -1 */
 uint64_t tok_vocab_memory(const tok_vocab *v);
@@ -49,5 +51,14 @@ static inline const char *tok_vocab_bytes(const tok_vocab *v, int32_t id, size_t
 /* Byte-level text to bytes, appended to `out` (at most n bytes): true, or false where a character
  * stands for no byte (then `out` is as it was). */
 bool tok_byte_level_decode(const char *text, size_t n, char *out, size_t *out_bytes);
+
+/* U+2581, which stands for a space in a SentencePiece vocabulary; one that has it is kept, and
+ * matched, with spaces. */
+#define TOK_META "\xe2\x96\x81"
+enum { TOK_META_BYTES = 3 };
+/* Appends a text with spaces for U+2581. */
+int tok_meta_add(tok_buf *out, const char *text, size_t n, cf_err *err);
+/* The byte of a text "<0x41>", or -1. */
+int tok_byte_token(const char *text, size_t n);
 
 #endif

@@ -54,6 +54,12 @@ static size_t put(char *out, size_t at, const void *bytes, size_t n)
     return at + n;
 }
 
+/* As how many U+FFFD the bytes held back are shown when they come to nothing. */
+static uint32_t bad_parts(const cf_utf8_stream *s)
+{
+    return s->each_byte ? s->n_held : s->n_held > 0;
+}
+
 size_t cf_utf8_push(cf_utf8_stream *s, const char *bytes, size_t n, char *out, size_t out_size)
 {
     static const char replacement[] = "\xef\xbf\xbd";
@@ -64,7 +70,7 @@ size_t cf_utf8_push(cf_utf8_stream *s, const char *bytes, size_t n, char *out, s
         if (s->n_held > 0 && byte_continues(s->held, s->n_held, byte)) {
             s->held[s->n_held++] = byte;
         } else {
-            if (s->n_held > 0)
+            for (uint32_t k = bad_parts(s); k > 0; k--)
                 at = put(out, at, replacement, 3);
             s->held[0] = byte;
             s->n_held = 1;
@@ -83,11 +89,13 @@ size_t cf_utf8_push(cf_utf8_stream *s, const char *bytes, size_t n, char *out, s
 
 size_t cf_utf8_finish(cf_utf8_stream *s, char *out, size_t out_size)
 {
-    if (s->n_held == 0)
-        return 0;
-    cf_assert(out_size >= 3);
+    size_t at = 0;
+    uint32_t n = bad_parts(s);
+    cf_assert(out_size >= 3 * (size_t)n);
+    for (; n > 0; n--)
+        at = put(out, at, "\xef\xbf\xbd", 3);
     s->n_held = 0;
-    return put(out, 0, "\xef\xbf\xbd", 3);
+    return at;
 }
 
 size_t cf_utf8_invalid(const char *text, size_t n)

@@ -84,7 +84,7 @@ static void long_texts_stay_fast(void)
             text[n++] = 'x';
             id_list got = encode(tok, text, n, 0);
             double seconds = cf_seconds(cf_clock_ns() - begin);
-            if (!tok->normal.nfc) {
+            if (tok->normal.n == 0) {
                 text_file back = decode(tok, got.ids, got.n, false);
                 CHECK(back.n == n && memcmp(back.data, text, n) == 0);
                 free(back.data);
@@ -335,7 +335,7 @@ static void nfc_pairs(void)
 {
     text_file f = slurp(FIXTURES "/unicode/nfc.txt");
     REQUIRE(f.data != NULL);
-    tok_normal normal = {.nfc = true};
+    tok_normal normal = {.n = 1, .steps = {{.kind = TOK_STEP_NFC}}};
     tok_normal_work work = {0};
     tok_buf out = {0};
     cf_err err = {0};
@@ -369,6 +369,7 @@ static void nfc_pairs(void)
 /* --- malformed files ------------------------------------------------------------------------- */
 
 /* A small tokenizer with one part of it replaced. */
+#define META  "{\"pre_tokenizer\":{\"type\":\"Metaspace\"},\"model\":{\"type\":\"Unigram\","
 #define HEAD "{\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"model\":"
 #define MODEL                                                                                      \
     "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"\\u0120\":3},\"merges\":[\"a b\"]}"
@@ -383,12 +384,31 @@ static void malformed_files(void)
         {"[]", "the file is an array, not an object"},
         {"{}", "model is missing, not an object"},
         {"{\"model\":{\"type\":7}}", "model.type is an integer, not a string"},
-        {"{\"model\":{\"type\":\"Unigram\"}}", "model of type \"Unigram\" is not supported yet"},
-        {"{\"model\":{\"vocab\":[]}}", "\"Unigram\""},
+        {"{\"model\":{\"type\":\"Unigram\"}}", "pre_tokenizer has no ByteLevel"},
+        {"{\"model\":{\"vocab\":[]},\"pre_tokenizer\":{\"type\":\"ByteLevel\"}}",
+         "a model of type \"Unigram\" with a ByteLevel"},
+        {META "\"vocab\":{}}}", "model.vocab is an object, not an array"},
+        {META "\"vocab\":[[\"a\"]]}}", "model.vocab[0] is not a string and a score"},
+        {META "\"vocab\":[[\"a\",-1]],\"unk_id\":1}}", "model.unk_id 1 is outside the vocabulary of 1"},
+        {META "\"vocab\":[[\"a\",1e300]]}}", "model.vocab[0]: the score is too large"},
         {"{\"model\":{\"type\":\"WordPiece\"}}", "\"WordPiece\""},
         {"{\"model\":" MODEL "}", "pre_tokenizer has no ByteLevel"},
-        {"{\"model\":" MODEL ",\"pre_tokenizer\":{\"type\":\"Metaspace\"}}",
-         "pre_tokenizer 0 of type \"Metaspace\" is not supported yet (supported: Sequence, Split"},
+        {"{\"model\":" MODEL ",\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"}}",
+         "pre_tokenizer 0 of type \"BertPreTokenizer\" is not supported yet (supported: Sequence,"},
+        {"{\"model\":" MODEL ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\"}}",
+         "pre_tokenizer 0.replacement is not U+2581"},
+        {"{\"model\":" MODEL ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"prepend_scheme\":\"x\"}}",
+         "pre_tokenizer 0.prepend_scheme \"x\" is not known"},
+        {"{\"model\":" MODEL ",\"normalizer\":{\"type\":\"Precompiled\","
+         "\"precompiled_charsmap\":\"A*==\"}}",
+         "precompiled_charsmap is not base64 at byte 1"},
+        {"{\"model\":" MODEL ",\"normalizer\":{\"type\":\"Precompiled\","
+         "\"precompiled_charsmap\":\"/////w==\"}}",
+         "a trie of 4294967295 bytes does not fit its table of 4 bytes"},
+        {"{\"model\":" MODEL ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{}}}",
+         "normalizer 0.pattern has no string"},
+        {"{\"model\":" MODEL ",\"normalizer\":{\"type\":\"Prepend\"}}",
+         "normalizer 0.prepend is missing, not a string"},
         {"{\"model\":" MODEL ",\"pre_tokenizer\":{\"type\":\"Sequence\"}}",
          "pre_tokenizer.pretokenizers is missing, not an array"},
         {"{\"model\":" MODEL ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[7]}}",
@@ -405,7 +425,7 @@ static void malformed_files(void)
          "\"behavior\":\"Isolated\"}}",
          "f.json: pre_tokenizer 0: the pattern does not compile"},
         {"{\"model\":" MODEL ",\"normalizer\":{\"type\":\"NFKC\"}}",
-         "normalizer 0 of type \"NFKC\" is not supported yet (supported: NFC)"},
+         "normalizer 0 of type \"NFKC\" is not supported yet (supported: NFC, Prepend"},
         {HEAD MODEL ",\"decoder\":{\"type\":\"WordPiece\"}}", "decoder 0 of type \"WordPiece\""},
         {HEAD MODEL ",\"post_processor\":{\"type\":\"X\"}}", "post_processor 0 of type \"X\""},
         {HEAD "{\"merges\":[]}}", "model.vocab is missing, not an object"},

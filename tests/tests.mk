@@ -33,7 +33,8 @@ ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_machine test_models test_policy test_predict test_prefill test_quants \
               test_replay test_residency test_routers test_rows test_safetensors \
               test_safetensors_write test_sampler test_state test_stored test_timeline \
-              test_tokenizer test_tokenizer_parts test_utf8 test_variants test_window)
+              test_tokenizer test_tokenizer_forms test_tokenizer_parts test_utf8 test_variants \
+              test_window)
 TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_badmodel test_barriers test_cache test_dense test_faults test_fetch \
               test_identity test_io test_models test_predict test_rows test_timeline test_window)

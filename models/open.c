@@ -110,6 +110,7 @@ static int family_run(cf_build *b, cf_err *err)
 int cf_model_bind(cf_model *m, const json_t *config, const char *path, cf_err *err)
 {
     cf_build b = {.config = config, .path = path, .model = m};
+    m->tokenizer_rules = &cf_tokenizer_rules_known;
     b.bound = calloc(cf_catalogue_count(m->cat) + 1, 1);
     if (!b.bound)
         return CF_FAIL(err, -ENOMEM, "out of memory for the model's tensors");

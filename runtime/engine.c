@@ -35,17 +35,15 @@ static int io_kind(const char *name, cf_io_kind *out, cf_err *err)
 
 static int tokenizer_open(cf_engine *e, cf_err *err)
 {
-    char path[4200];
-    snprintf(path, sizeof path, "%s/tokenizer.json", e->model->dir);
-    if (access(path, F_OK) != 0)
-        return 0; /* a model without one works with ids */
-    int rc = cf_tokenizer_load(path, &e->tokenizer, err);
-    if (rc < 0)
-        return rc;
+    char name[CF_TOKENIZER_NAME_BYTES];
+    const cf_tokenizer_place place = cf_model_tokenizer_place(e->model);
+    int rc = cf_tokenizer_open(&place, &e->tokenizer, name, err);
+    if (rc < 0 || !e->tokenizer)
+        return rc; /* a model without one works with ids */
     int64_t size = cf_tokenizer_vocab_size(e->tokenizer);
     /* Embeddings may be padded beyond the tokenizer, never the other way round. */
     if (size > e->model->spec.vocab)
-        return CF_FAIL(err, CF_EFORMAT, "%s has %lld entries, the model's vocabulary has %u", path,
+        return CF_FAIL(err, CF_EFORMAT, "%s has %lld entries, the model's vocabulary has %u", name,
                        (long long)size, e->model->spec.vocab);
     return 0;
 }

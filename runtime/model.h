@@ -313,6 +313,7 @@ typedef struct cf_model {
     char *file; /* the one that was opened, where a file is the model; NULL: dir is */
     cf_catalogue *cat;
     struct cf_gguf *gguf; /* metadata (storage/gguf.h), where that is what the files are */
+    const struct cf_tokenizer_rules *tokenizer_rules; /* runtime/tokenizer.h */
     cf_weight_def *weights;
     uint32_t n_weights;
     cf_moe_def *moe;

@@ -31,7 +31,8 @@ int tok_bpe_init(tok_bpe *bpe, const tok_vocab *vocab, size_t n_merges, cf_err *
     cf_assert(n_merges <= TOK_MERGES_MAX);
     while (n_slots < 2 * n_merges)
         n_slots *= 2;
-    *bpe = (tok_bpe){.unk_id = -1, .mask = (uint32_t)(n_slots - 1)};
+    *bpe = (tok_bpe){
+        .unk_id = -1, .mask = (uint32_t)(n_slots - 1), .extra = bpe->extra, .extra_from = vocab->n};
     bpe->slots = malloc(n_slots * sizeof *bpe->slots);
     if (!bpe->slots)
         return CF_FAIL(err, -ENOMEM, "tokenizer: no memory for %zu merges", n_merges);
@@ -48,13 +49,14 @@ void tok_bpe_finish(tok_bpe *bpe)
 {
     free(bpe->slots);
     tok_joints_finish(&bpe->joints);
+    tok_vocab_finish(&bpe->extra);
     *bpe = (tok_bpe){0};
 }
 
 uint64_t tok_bpe_memory(const tok_bpe *bpe)
 {
     return (bpe->slots ? ((uint64_t)bpe->mask + 1) * sizeof *bpe->slots : 0) +
-           tok_joints_memory(&bpe->joints);
+           tok_joints_memory(&bpe->joints) + tok_vocab_memory(&bpe->extra);
 }
 
 void tok_bpe_work_finish(tok_bpe_work *work)
@@ -81,6 +83,13 @@ static uint32_t char_last(const char *text, size_t bytes)
     return tok_char(text + at, &step);
 }
 
+/* The bytes of a symbol: of a token, or of a character that is none. */
+static const char *symbol_bytes(const tok_bpe *bpe, const tok_vocab *vocab, int32_t id, size_t *n)
+{
+    return id < bpe->extra_from ? tok_vocab_bytes(vocab, id, n)
+                                : tok_vocab_bytes(&bpe->extra, id - bpe->extra_from, n);
+}
+
 int tok_bpe_use_chars(tok_bpe *bpe, const tok_vocab *vocab, cf_err *err)
 {
     size_t n, step;
@@ -92,34 +101,71 @@ int tok_bpe_use_chars(tok_bpe *bpe, const tok_vocab *vocab, cf_err *err)
         const tok_merge *m = &bpe->slots[i];
         if (m->left < 0)
             continue;
-        const char *left = tok_vocab_bytes(vocab, m->left, &n);
+        const char *left = symbol_bytes(bpe, vocab, m->left, &n);
         uint32_t last = char_last(left, n);
-        const char *right = tok_vocab_bytes(vocab, m->right, &n);
+        const char *right = symbol_bytes(bpe, vocab, m->right, &n);
         tok_joint_add(&bpe->joints, last, tok_char(right, &step));
     }
     return 0;
 }
 
-/* Every cut of every ranked token into two tokens: counted, then added. */
-static size_t cuts_walk(const tok_vocab *vocab, const uint32_t *ranks, bool chars, tok_bpe *add)
+/* The characters of a token that are no tokens become symbols. */
+static int extra_add(tok_bpe *bpe, const tok_vocab *vocab, const char *text, size_t n, cf_err *err)
+{
+    int rc = 0;
+    for (size_t i = 0, step; i < n; i += step) {
+        tok_char(text + i, &step);
+        if (step == n || tok_vocab_find(vocab, text + i, step) >= 0)
+            continue;
+        /* Twice the same is found by its first. */
+        CF_TRY(tok_vocab_set(&bpe->extra, bpe->extra.n, text + i, step, 0, err));
+        if (vocab->n + bpe->extra.n >= 2 * TOK_VOCAB_MAX)
+            return CF_FAIL(err, CF_ELIMIT,
+                           "tokenizer: more than %d characters of tokens are not tokens",
+                           bpe->extra.n - 1);
+    }
+fail:
+    return rc;
+}
+
+static int32_t symbol_find(const tok_bpe *bpe, const tok_vocab *vocab, const char *text, size_t n)
+{
+    int32_t id = tok_vocab_find(vocab, text, n);
+    if (id >= 0 || bpe->extra.n == 0)
+        return id;
+    id = tok_vocab_find(&bpe->extra, text, n);
+    return id < 0 ? -1 : bpe->extra_from + id;
+}
+
+/* Whether a token merges at its rank: not where another has the same bytes. */
+static bool is_made(const tok_vocab *vocab, const uint32_t *ranks, int32_t id, const char **text,
+                    size_t *n)
+{
+    if (ranks[id] == UINT32_MAX || !(vocab->tokens[id].flags & TOK_USED))
+        return false;
+    *text = tok_vocab_bytes(vocab, id, n);
+    return tok_vocab_find(vocab, *text, *n) == id;
+}
+
+/* Every cut of every ranked token into two symbols: counted, or added. */
+static size_t cuts_walk(tok_bpe *bpe, const tok_vocab *vocab, const uint32_t *ranks, bool chars,
+                        bool add)
 {
     size_t count = 0, n;
+    const char *text;
     for (int32_t id = 0; id < vocab->n; id++) {
-        if (ranks[id] == UINT32_MAX || !(vocab->tokens[id].flags & TOK_USED))
+        if (!is_made(vocab, ranks, id, &text, &n))
             continue;
-        const char *text = tok_vocab_bytes(vocab, id, &n);
-        if (tok_vocab_find(vocab, text, n) != id)
-            continue; /* a second one with the same bytes */
         for (size_t cut = 1; cut < n; cut++) {
             if (chars && ((unsigned char)text[cut] & 0xc0) == 0x80)
                 continue;
-            int32_t left = tok_vocab_find(vocab, text, cut);
-            int32_t right = left < 0 ? -1 : tok_vocab_find(vocab, text + cut, n - cut);
+            int32_t left = symbol_find(bpe, vocab, text, cut);
+            int32_t right = left < 0 ? -1 : symbol_find(bpe, vocab, text + cut, n - cut);
             if (right < 0)
                 continue;
             count++;
             if (add)
-                tok_bpe_add(add, left, right, ranks[id], id);
+                tok_bpe_add(bpe, left, right, ranks[id], id);
         }
     }
     return count;
@@ -128,17 +174,27 @@ static size_t cuts_walk(const tok_vocab *vocab, const uint32_t *ranks, bool char
 int tok_bpe_init_ranked(tok_bpe *bpe, const tok_vocab *vocab, const uint32_t *ranks, bool chars,
                         cf_err *err)
 {
-    size_t n = cuts_walk(vocab, ranks, chars, NULL);
+    size_t n;
+    const char *text;
+    int rc = 0;
+    bpe->extra_from = vocab->n;
+    for (int32_t id = 0; chars && id < vocab->n; id++)
+        if (is_made(vocab, ranks, id, &text, &n))
+            CF_TRY(extra_add(bpe, vocab, text, n, err));
+    if (bpe->extra.n > 0)
+        CF_TRY(tok_vocab_index(&bpe->extra, err));
+    n = cuts_walk(bpe, vocab, ranks, chars, false);
     if (n > TOK_MERGES_MAX)
         return CF_FAIL(err, CF_ELIMIT,
                        "tokenizer: the vocabulary has %zu ways to put two tokens together, the "
                        "limit is %d",
                        n, TOK_MERGES_MAX);
-    int rc = tok_bpe_init(bpe, vocab, n, err);
-    if (rc < 0)
-        return rc;
-    cuts_walk(vocab, ranks, chars, bpe);
-    return chars ? tok_bpe_use_chars(bpe, vocab, err) : 0;
+    CF_TRY(tok_bpe_init(bpe, vocab, n, err));
+    cuts_walk(bpe, vocab, ranks, chars, true);
+    if (chars)
+        CF_TRY(tok_bpe_use_chars(bpe, vocab, err));
+fail:
+    return rc;
 }
 
 static const tok_merge *merge_of(const tok_bpe *bpe, int32_t left, int32_t right)
@@ -158,7 +214,47 @@ static int byte_missing(unsigned char byte, cf_err *err)
                    "the vocabulary has no token for the byte 0x%02x and no unknown token", byte);
 }
 
-static void merge_short(const tok_bpe *bpe, int32_t *ids, size_t n, tok_ids *out)
+bool tok_fallback_encode(const tok_fallback *f, const char *bytes, size_t n, tok_ids *out)
+{
+    if (!f->on)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (f->id[(unsigned char)bytes[i]] < 0)
+            return false;
+    for (size_t i = 0; i < n; i++)
+        tok_ids_add(out, f->id[(unsigned char)bytes[i]]);
+    return true;
+}
+
+/* What has no token: its bytes, or the unknown token, one for a run where runs are fused. */
+static void unknown_give(const tok_bpe *bpe, tok_bpe_work *work, const char *text, size_t n,
+                         tok_ids *out)
+{
+    if (tok_fallback_encode(&bpe->bytes, text, n, out)) {
+        work->after_unk = false;
+        return;
+    }
+    if (bpe->unk_id < 0 && work->missing < 0)
+        work->missing = (unsigned char)text[0];
+    if (!work->after_unk || !bpe->fuse_unk)
+        tok_ids_add(out, bpe->unk_id);
+    work->after_unk = true;
+}
+
+static inline void symbol_give(const tok_bpe *bpe, tok_bpe_work *work, int32_t id, tok_ids *out)
+{
+    size_t n;
+    if (id < bpe->extra_from) {
+        tok_ids_add(out, id);
+        work->after_unk = false;
+        return;
+    }
+    const char *text = tok_vocab_bytes(&bpe->extra, id - bpe->extra_from, &n);
+    unknown_give(bpe, work, text, n, out);
+}
+
+static void merge_short(const tok_bpe *bpe, tok_bpe_work *work, int32_t *ids, size_t n,
+                        tok_ids *out)
 {
     const tok_merge *pairs[SHORT_BYTES];
     for (size_t i = 0; i + 1 < n; i++)
@@ -184,7 +280,7 @@ static void merge_short(const tok_bpe *bpe, int32_t *ids, size_t n, tok_ids *out
             pairs[best - 1] = merge_of(bpe, ids[best - 1], ids[best]);
     }
     for (size_t i = 0; i < n; i++)
-        tok_ids_add(out, ids[i]);
+        symbol_give(bpe, work, ids[i], out);
 }
 
 static bool pair_before(const tok_pair *a, const tok_pair *b)
@@ -273,19 +369,7 @@ static void merge_long(const tok_bpe *bpe, tok_bpe_work *w, uint32_t n, tok_ids 
         heap_push(bpe, w, pair.at);
     }
     for (uint32_t i = 0; i != UINT32_MAX; i = s[i].next)
-        tok_ids_add(out, s[i].id);
-}
-
-bool tok_fallback_encode(const tok_fallback *f, const char *bytes, size_t n, tok_ids *out)
-{
-    if (!f->on)
-        return false;
-    for (size_t i = 0; i < n; i++)
-        if (f->id[(unsigned char)bytes[i]] < 0)
-            return false;
-    for (size_t i = 0; i < n; i++)
-        tok_ids_add(out, f->id[(unsigned char)bytes[i]]);
-    return true;
+        symbol_give(bpe, w, s[i].id, out);
 }
 
 static int bytes_encode(const tok_bpe *bpe, tok_bpe_work *work, const char *piece, size_t bytes,
@@ -316,28 +400,36 @@ static int bytes_encode(const tok_bpe *bpe, tok_bpe_work *work, const char *piec
             work->symbols[n++].id = id;
     }
     if (is_short)
-        merge_short(bpe, ids, n, out);
+        merge_short(bpe, work, ids, n, out);
     else
         merge_long(bpe, work, (uint32_t)n, out);
 fail:
     return rc;
 }
 
-/* The token of the character at `text`, or -1. */
+/* The symbol of the character at `text`, or -1. */
 static int32_t char_id(const tok_bpe *bpe, const tok_vocab *vocab, const char *text, size_t *step)
 {
     unsigned char lead = (unsigned char)text[0];
     *step = 1;
-    if (lead < 0x80)
+    if (lead < 0x80 && bpe->byte_id[lead] >= 0)
         return bpe->byte_id[lead];
     tok_char(text, step);
-    return tok_vocab_find(vocab, text, *step);
+    return symbol_find(bpe, vocab, text, *step);
 }
 
-/* A part within which merges may happen. A character that is no token is in no merge, hence a part
- * of its own. */
+static void merge(const tok_bpe *bpe, tok_bpe_work *work, bool is_short, int32_t *ids, size_t n,
+                  tok_ids *out)
+{
+    if (is_short)
+        merge_short(bpe, work, ids, n, out);
+    else if (n > 0)
+        merge_long(bpe, work, (uint32_t)n, out);
+}
+
+/* A part within which merges may happen. */
 static int part_encode(const tok_bpe *bpe, const tok_vocab *vocab, tok_bpe_work *work,
-                       const char *part, size_t bytes, bool *after_unk, tok_ids *out, cf_err *err)
+                       const char *part, size_t bytes, tok_ids *out, cf_err *err)
 {
     int32_t ids[SHORT_BYTES];
     size_t n = 0, step;
@@ -347,34 +439,20 @@ static int part_encode(const tok_bpe *bpe, const tok_vocab *vocab, tok_bpe_work 
         CF_TRY(work_room(work, bytes, err));
     for (size_t i = 0; i < bytes; i += step) {
         int32_t id = char_id(bpe, vocab, part + i, &step);
-        if (id >= 0 && is_short)
+        if (id < 0) {
+            /* No symbol, so in no merge: what is before it is whole. */
+            merge(bpe, work, is_short, ids, n, out);
+            n = 0;
+            unknown_give(bpe, work, part + i, step, out);
+        } else if (is_short) {
             ids[n++] = id;
-        else if (id >= 0)
+        } else {
             work->symbols[n++].id = id;
-        if (id >= 0)
-            continue;
-        /* What is before it is whole: the joints are hashes, so it may stand among others. */
-        if (is_short)
-            merge_short(bpe, ids, n, out);
-        else if (n > 0)
-            merge_long(bpe, work, (uint32_t)n, out);
-        *after_unk &= n == 0;
-        n = 0;
-        if (tok_fallback_encode(&bpe->bytes, part + i, step, out)) {
-            *after_unk = false;
-            continue;
         }
-        if (bpe->unk_id < 0)
-            return byte_missing((unsigned char)part[i], err);
-        if (!*after_unk || !bpe->fuse_unk)
-            tok_ids_add(out, bpe->unk_id);
-        *after_unk = true;
     }
-    *after_unk &= n == 0;
-    if (is_short)
-        merge_short(bpe, ids, n, out);
-    else if (n > 0)
-        merge_long(bpe, work, (uint32_t)n, out);
+    merge(bpe, work, is_short, ids, n, out);
+    if (work->missing >= 0)
+        rc = byte_missing((unsigned char)work->missing, err);
 fail:
     return rc;
 }
@@ -382,10 +460,11 @@ fail:
 int tok_bpe_encode(const tok_bpe *bpe, const tok_vocab *vocab, tok_bpe_work *work,
                    const char *piece, size_t bytes, tok_ids *out, cf_err *err)
 {
-    bool after_unk = false;
     int rc = 0;
     if (bytes == 0)
         return 0;
+    work->after_unk = false;
+    work->missing = -1;
     if (bpe->ignore_merges) {
         int32_t whole = tok_vocab_find(vocab, piece, bytes);
         /* A special token is never made from plain text. */
@@ -398,7 +477,7 @@ int tok_bpe_encode(const tok_bpe *bpe, const tok_vocab *vocab, tok_bpe_work *wor
         return bytes_encode(bpe, work, piece, bytes, out, err);
     for (size_t begin = 0, end; begin < bytes; begin = end) {
         end = tok_joints_end(&bpe->joints, piece, bytes, begin);
-        CF_TRY(part_encode(bpe, vocab, work, piece + begin, end - begin, &after_unk, out, err));
+        CF_TRY(part_encode(bpe, vocab, work, piece + begin, end - begin, out, err));
     }
 fail:
     return rc;

@@ -29,6 +29,10 @@ typedef struct tok_bpe {
     bool chars;           /* symbols are characters */
     tok_joints joints;    /* chars: which characters a merge may join */
     tok_fallback bytes;   /* chars */
+    /* chars: those that tokens are put together from without being tokens, as symbols with the ids
+     * from extra_from on. */
+    tok_vocab extra;
+    int32_t extra_from;
     int32_t unk_id;       /* -1: none */
     bool fuse_unk;
     bool ignore_merges; /* a piece that is a token is that token */
@@ -40,6 +44,8 @@ typedef struct tok_bpe_work {
     size_t size_symbols;
     struct tok_pair *heap;
     size_t n_heap, size_heap;
+    bool after_unk; /* the last id given was the unknown one */
+    int missing;    /* a byte for which there is nothing, or -1 */
 } tok_bpe_work;
 
 /* Where ids go: at most `max` are written, all are counted. */

@@ -83,19 +83,19 @@ static void shown_compare(const cf_tokenizer *tok, const json_t *row, const char
 enum {
     WITH_PREFIX = 1, /* ids_special too */
     DECODED = 2,     /* the texts of ids */
-    AS_SPM = 4,      /* the ids of sentencepiece, special tokens plain text; its texts */
-    NO_NFC = 8       /* not where normalising would matter */
+    USER_FIRST = 8,
+    AS_SPM = 4 /* the ids of sentencepiece, special tokens plain text; its texts */
 };
 
 /* What stands behind a text (an end of sequence) is not put: a prompt goes on. */
 static void without_end(json_t *ids, const json_t *plain)
 {
-    size_t n = json_array_size(ids);
-    if (n == json_array_size(plain) + 1 &&
-        json_integer_value(json_array_get(ids, 0)) == json_integer_value(json_array_get(plain, 0)))
-        json_array_remove(ids, n - 1);
-    else if (n == 1)
-        json_array_clear(ids);
+    size_t n = json_array_size(plain);
+    bool begins = json_array_size(ids) == n + 1;
+    for (size_t i = 0; begins && i < n; i++)
+        begins = json_equal(json_array_get(ids, i), json_array_get(plain, i));
+    if (begins)
+        json_array_remove(ids, n);
 }
 
 static void vectors_check(const cf_tokenizer *tok, const char *folder, const char *file, int what)
@@ -115,6 +115,10 @@ static void vectors_check(const cf_tokenizer *tok, const char *folder, const cha
         size_t n = json_string_length(text);
         const json_t *want = json_object_get(row, key);
         REQUIRE(want != NULL);
+        /* A user's piece in the text: sentencepiece cuts it out of the normalised text, readers of
+         * GGUF files before, as the tokenizers library does. */
+        if ((what & USER_FIRST) && strstr(t, "<extra_id_"))
+            want = json_object_get(row, "ids");
         n_same += json_equal(want, json_object_get(row, "ids")) != 0;
         id_list got = encode(tok, t, n, what & AS_SPM ? 0 : CF_TOK_PARSE_SPECIAL);
         ids_compare(key, row_id(row), want, got);
@@ -239,6 +243,372 @@ static void test_pieces(void)
     }
 }
 
+/* --- GGUF ------------------------------------------------------------------------------------- */
+
+/* llama.cpp's own vectors. */
+static void llamacpp_check(const cf_tokenizer *tok, const char *folder)
+{
+    static const char mark[] = "\n__ggml_vocab_test__\n";
+    char path[512];
+    size_t n_texts = 0;
+    snprintf(path, sizeof path, "%s/llamacpp.inp", folder);
+    text_file in = slurp(path);
+    snprintf(path, sizeof path, "%s/llamacpp.out", folder);
+    text_file out = slurp(path);
+    REQUIRE(in.data != NULL && out.data != NULL);
+    char *line = out.data;
+    for (char *text = in.data, *end; *line; text = end + sizeof mark - 1) {
+        char *next = strchr(line, '\n');
+        json_t *want = json_array();
+        end = strstr(text, mark);
+        for (char *p = line, *q; p < next; p = q) {
+            long id = strtol(p, &q, 10);
+            if (q == p || q > next)
+                break;
+            json_array_append_new(want, json_integer(id));
+        }
+        id_list got = encode(tok, text, end ? (size_t)(end - text) : strlen(text),
+                             CF_TOK_PARSE_SPECIAL);
+        snprintf(path, sizeof path, "text %zu", n_texts++);
+        ids_compare("llamacpp", path, want, got);
+        json_decref(want);
+        free(got.ids);
+        line = next + 1;
+        if (!end)
+            break;
+    }
+    CHECK(n_texts > 40);
+    free(in.data);
+    free(out.data);
+}
+
+static void gguf_check(const char *folder, const char *file, int what)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    if (!file_exists(path))
+        SKIP("%s is not there", path);
+    cf_tokenizer *tok = open_any(path);
+    REQUIRE(tok != NULL);
+    snprintf(path, sizeof path, "%s/llamacpp.inp", folder);
+    if (file_exists(path))
+        llamacpp_check(tok, folder);
+    snprintf(path, sizeof path, "%s/vectors.jsonl", folder);
+    if (file_exists(path))
+        vectors_check(tok, folder, "vectors.jsonl", what);
+    if (what & AS_SPM)
+        bytes_check(tok, folder, "spm_lossy", 0);
+    cf_tokenizer_close(&tok);
+}
+
+#define TINY "../shared/fixtures/tokenizers/tiny"
+
+static void test_gguf(void)
+{
+    static const struct {
+        const char *folder, *file;
+        int what;
+    } kinds[] = {
+        {TINY "/bailing", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/cl100k-dbrx", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/deepseek-llm", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/deepseek-v3", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/glm4", "vocab.gguf", DECODED}, /* two tokens in front: no key says so */
+        {TINY "/gpt2", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/gptneox-nfc", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/kimi-k2", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/llama3", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/longcat", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/minimax-m2", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/o200k-harmony", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/qwen2", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/qwen35", "vocab.gguf", WITH_PREFIX | DECODED},
+        {TINY "/spm-bpe", "vocab.gguf", AS_SPM | DECODED},
+        {TINY "/spm-unigram", "vocab.gguf", AS_SPM | USER_FIRST | DECODED},
+        {TINY "/spm-unigram-bytes", "vocab.gguf", AS_SPM | DECODED},
+        {REAL "/deepseek-llm", "ggml-vocab-deepseek-llm.gguf.zst", WITH_PREFIX},
+        {REAL "/gpt-neox", "ggml-vocab-gpt-neox.gguf.zst", WITH_PREFIX | DECODED},
+        {REAL "/gpt2", "ggml-vocab-gpt-2.gguf.zst", WITH_PREFIX | DECODED},
+        {REAL "/phi-3", "ggml-vocab-phi-3.gguf.zst", 0},
+    };
+    char name[128];
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        snprintf(name, sizeof name, "%s, gguf", strrchr(kinds[i].folder, '/') + 1);
+        RUN_NAMED(name, gguf_check(kinds[i].folder, kinds[i].file, kinds[i].what));
+    }
+}
+
+/* The toy vocabularies of the model fixtures, beside their models. */
+static void toy_check(const char *model)
+{
+    char path[256];
+    cf_catalogue *cat = NULL;
+    cf_gguf *meta = NULL;
+    cf_tokenizer *tok = NULL;
+    cf_err err = {0};
+    snprintf(path, sizeof path, "../shared/fixtures/gguf/%s.json", model);
+    json_t *about = json_load_file(path, 0, NULL);
+    if (!about)
+        SKIP("%s is not there", path);
+    snprintf(path, sizeof path, "../shared/fixtures/gguf/%s.gguf", model);
+    const json_t *cases = json_object_get(about, "tokenize"), *one;
+    size_t i;
+    CHECK_INT(cf_gguf_open(path, &cat, &meta, &err), 0);
+    CHECK_INT(cf_tokenizer_parse_gguf(meta, &cf_tokenizer_rules_known, path, &tok, &err), 0);
+    CHECK_STR(err.msg, "");
+    if (tok) {
+        CHECK(!cases || json_array_size(cases) > 5); /* one model has the vocabulary of another */
+        CHECK_INT(cf_tokenizer_adds_bos(tok), json_is_true(json_object_get(about, "add_bos")));
+        json_array_foreach((json_t *)cases, i, one)
+        {
+            const json_t *text = json_object_get(one, "text");
+            id_list got = encode(tok, json_string_value(text), json_string_length(text), 0);
+            ids_compare("tokenize", json_string_value(text), json_object_get(one, "ids"), got);
+            text_file back = shown(tok, got, false);
+            CHECK(same_text(back, text));
+            free(back.data);
+            free(got.ids);
+        }
+    }
+    cf_tokenizer_close(&tok);
+    cf_gguf_close(&meta);
+    cf_catalogue_close(&cat);
+    json_decref(about);
+}
+
+static void test_toys(void)
+{
+    static const char *const names[] = {
+        "longcat_flash-f32",        "longcat_flash-q8_0-q4_k", "longcat_ngram-q8_0",
+        "longcat_ngram-tables-q8_0", "qwen3_moe-q4_k_m",        "olmoe-q2_k-q3_k",
+        "mixtral-iq4"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        RUN_NAMED(names[i], toy_check(names[i]));
+}
+
+/* --- rank files: in a folder, with the special tokens of tokenizer_config.json ---------------- */
+
+/* The added tokens of a tokenizer.json as tokenizer_config.json has them. */
+static void config_write(const tmp_dir *dir, const char *json_path, const char *class)
+{
+    text_file f = slurp(json_path);
+    json_t *root = json_loadb(f.data, f.n, 0, NULL), *table = json_object(), *item;
+    size_t i;
+    json_array_foreach(json_object_get(root, "added_tokens"), i, item)
+    {
+        char id[24];
+        snprintf(id, sizeof id, "%lld", (long long)json_integer_value(json_object_get(item, "id")));
+        json_object_set(table, id, item);
+    }
+    json_t *config = json_pack("{s:o,s:s}", "added_tokens_decoder", table, "tokenizer_class", class);
+    char *text = json_dumps(config, 0);
+    tmp_write(tmp_path(dir, "tokenizer_config.json"), text, strlen(text));
+    free(text);
+    json_decref(config);
+    json_decref(root);
+    free(f.data);
+}
+
+static void ranks_check(const char *folder, const char *json, const char *file, const char *as)
+{
+    char path[512], name[CF_TOKENIZER_NAME_BYTES];
+    tmp_dir dir;
+    cf_tokenizer *tok = NULL;
+    cf_err err = {0};
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    if (!file_exists(path))
+        SKIP("%s is not there", path);
+    tmp_dir_init(&dir);
+    text_file f = slurp(path);
+    tmp_write(tmp_path(&dir, as), f.data, f.n);
+    snprintf(path, sizeof path, "%s/%s", folder, json);
+    config_write(&dir, path, "TikTokenTokenizer");
+    const cf_tokenizer_place place = {.dir = dir.path, .rules = &cf_tokenizer_rules_known};
+    CHECK(cf_tokenizer_exists(&place));
+    CHECK_INT(cf_tokenizer_open(&place, &tok, name, &err), 0);
+    CHECK_STR(err.msg, "");
+    CHECK_HAS(name, as);
+    if (tok)
+        vectors_check(tok, folder, "vectors.jsonl", DECODED);
+    cf_tokenizer_close(&tok);
+    free(f.data);
+    tmp_dir_finish(&dir);
+}
+
+static void test_ranks(void)
+{
+    static const struct {
+        const char *folder, *json, *file, *as;
+    } kinds[] = {
+        {FIXTURES "/tiny/kimi-k2", "tokenizer.json", "tiktoken.model", "tiktoken.model"},
+        {REAL "/qwen3", "tokenizer.json.zst", "qwen.tiktoken.zst", "qwen.tiktoken"},
+        {REAL "/gpt-oss", "tokenizer.json.zst", "o200k_base.tiktoken.zst", "o200k_base.tiktoken"},
+        {REAL "/dbrx", "tokenizer.json.zst", "cl100k_base.tiktoken.zst", "cl100k_base.tiktoken"}};
+    char name[128];
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        snprintf(name, sizeof name, "%s, ranks", strrchr(kinds[i].folder, '/') + 1);
+        RUN_NAMED(name,
+                  ranks_check(kinds[i].folder, kinds[i].json, kinds[i].file, kinds[i].as));
+    }
+}
+
+/* --- a folder --------------------------------------------------------------------------------- */
+
+static void put_fixture(const tmp_dir *dir, const char *from, const char *name)
+{
+    text_file f = slurp(from);
+    if (f.data)
+        tmp_write(tmp_path(dir, name), f.data, f.n);
+    CHECK(f.data != NULL);
+    free(f.data);
+}
+
+/* The size of the vocabulary that is taken; -1: there is none, -2: it is refused. */
+static int64_t taken(const tmp_dir *dir, const char *name_part, cf_err *err)
+{
+    char name[CF_TOKENIZER_NAME_BYTES];
+    cf_tokenizer *tok = NULL;
+    const cf_tokenizer_place place = {.dir = dir->path, .rules = &cf_tokenizer_rules_known};
+    *err = (cf_err){0};
+    int rc = cf_tokenizer_open(&place, &tok, name, err);
+    int64_t n = rc < 0 ? -2 : tok ? cf_tokenizer_vocab_size(tok) : -1;
+    if (n >= 0)
+        CHECK_HAS(name, name_part);
+    CHECK(cf_tokenizer_exists(&place) == (n != -1));
+    cf_tokenizer_close(&tok);
+    return n;
+}
+
+static void first_there_is(void)
+{
+    tmp_dir dir;
+    cf_err err;
+    tmp_dir_init(&dir);
+    CHECK_INT(taken(&dir, "", &err), -1);
+    put_fixture(&dir, FIXTURES "/tiny/kimi-k2/tiktoken.model", "a.tiktoken");
+    CHECK_INT(taken(&dir, "", &err), -2);
+    CHECK_HAS(err.msg, "\"a\" is not known (known: gpt-2");
+    put_fixture(&dir, FIXTURES "/tiny/kimi-k2/tiktoken.model", "o200k_base.tiktoken");
+    CHECK_INT(taken(&dir, "", &err), -2);
+    CHECK_HAS(err.msg, "more than one rank file");
+    unlink(tmp_path(&dir, "a.tiktoken"));
+    CHECK_INT(taken(&dir, "o200k_base.tiktoken", &err), 1400);
+    put_fixture(&dir, FIXTURES "/tiny/spm-bpe/tokenizer.model", "tokenizer.model");
+    CHECK_INT(taken(&dir, "tokenizer.model", &err), 2000);
+    put_fixture(&dir, FIXTURES "/tiny/gpt2/tokenizer.json", "tokenizer.json");
+    CHECK_INT(taken(&dir, "tokenizer.json", &err), 1401);
+    tmp_write(tmp_path(&dir, "tokenizer.json"), "{", 1);
+    CHECK_INT(taken(&dir, "", &err), -2); /* what is there first and bad is not passed over */
+    CHECK_HAS(err.msg, "tokenizer.json: line 1");
+    tmp_dir_finish(&dir);
+}
+
+/* <s> in front is the model's own custom, unless the configuration says otherwise. */
+static void config_decides_on_bos(void)
+{
+    tmp_dir dir;
+    cf_err err = {0};
+    cf_tokenizer *tok = NULL;
+    tmp_dir_init(&dir);
+    put_fixture(&dir, FIXTURES "/tiny/spm-bpe/tokenizer.model", "tokenizer.model");
+    const cf_tokenizer_place place = {.dir = dir.path, .rules = &cf_tokenizer_rules_known};
+    static const struct {
+        const char *config;
+        bool adds;
+    } cases[] = {{"{}", true},
+                 {"{\"add_bos_token\":false}", false},
+                 {"{\"add_bos_token\":true,\"bos_token\":\"<s>\"}", true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tmp_write(tmp_path(&dir, "tokenizer_config.json"), cases[i].config,
+                  strlen(cases[i].config));
+        CHECK_INT(cf_tokenizer_open(&place, &tok, NULL, &err), 0);
+        CHECK(tok && cf_tokenizer_adds_bos(tok) == cases[i].adds);
+        cf_tokenizer_close(&tok);
+    }
+    tmp_dir_finish(&dir);
+}
+
+/* A text of a user's never becomes a control token, in no form. */
+static void plain_text_stays_plain(void)
+{
+    static const char *const paths[] = {FIXTURES "/tiny/spm-bpe/tokenizer.json",
+                                        FIXTURES "/tiny/spm-bpe/tokenizer.model",
+                                        FIXTURES "/tiny/spm-unigram/tokenizer.json",
+                                        FIXTURES "/tiny/spm-unigram/tokenizer.model"};
+    /* The last in letters that the normaliser makes plain ones of. */
+    static const char text[] = "<s>a</s> <unk><pad> \xef\xbc\x9c/s\xef\xbc\x9e";
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        cf_tokenizer *tok = open_any(paths[i]);
+        REQUIRE(tok != NULL);
+        int32_t end = cf_tokenizer_find(tok, "</s>");
+        CHECK(end > 0 && cf_tokenizer_is_special(tok, end));
+        id_list got = encode(tok, text, sizeof text - 1, 0);
+        for (size_t k = 0; k < got.n; k++)
+            CHECK(got.ids[k] != end && got.ids[k] != cf_tokenizer_find(tok, "<s>"));
+        free(got.ids);
+        cf_tokenizer_close(&tok);
+    }
+}
+
+/* --- damaged files ----------------------------------------------------------------------------- */
+
+static void spm_refused(const char *bytes, size_t n, const char *part)
+{
+    cf_tokenizer *tok = NULL;
+    cf_err err = {0};
+    CHECK_INT(cf_tokenizer_parse_spm((const uint8_t *)bytes, n, "m", &tok, &err), CF_EFORMAT);
+    CHECK(tok == NULL);
+    CHECK_HAS(err.msg, part);
+}
+
+static void damaged_models(void)
+{
+    cf_tokenizer *tok = NULL;
+    cf_err err = {0};
+    spm_refused("", 0, "m is not a SentencePiece model: it has no pieces");
+    spm_refused("\x0a\x05\x0a", 3, "m: the field at byte 0 is cut off");
+    spm_refused("\x0a\x03\x0a\x07x", 5, "the piece at byte 2 is cut off");
+    spm_refused("\x0a\x05\x0a\x01x\x18\x09", 7, "piece 0 is of type 9");
+    spm_refused("\x0a\x05\x0a\x01x\x18\x06", 7, "token 0 (\"x\") is a byte");
+    spm_refused("\x0a\x03\x0a\x01\xff", 5, "token 0 (\"\\xff\") is not UTF-8");
+    spm_refused("\x0a\x03\x0a\x01x\x12\x02\x18\x04", 9, "a model of type 4 is not supported");
+    spm_refused("\x0a\x03\x0a\x01x\x12\x02\x18\x01", 9, "bos_id 1 is not one of 1 pieces");
+    spm_refused("\x0a\x08\x0a\x01x\x15\x00\x00\xc0\x7f", 10, "the score of piece 0 is not a number");
+    /* Every beginning of a good one is refused, or is a smaller model. */
+    text_file f = slurp(FIXTURES "/tiny/spm-bpe/tokenizer.model");
+    REQUIRE(f.data != NULL);
+    for (size_t n = 0; n < f.n; n += 1 + n / 64) {
+        int rc = cf_tokenizer_parse_spm((const uint8_t *)f.data, n, "m", &tok, &err);
+        CHECK((rc == 0) == (tok != NULL));
+        cf_tokenizer_close(&tok);
+    }
+    free(f.data);
+}
+
+static void ranks_refused(const char *text, const char *part)
+{
+    cf_tokenizer *tok = NULL;
+    cf_err err = {0};
+    CHECK_INT(cf_tokenizer_parse_ranks(text, strlen(text), "gpt-2", &cf_tokenizer_rules_known, "r",
+                                       &tok, &err),
+              CF_EFORMAT);
+    CHECK(tok == NULL);
+    CHECK_HAS(err.msg, part);
+}
+
+static void damaged_ranks(void)
+{
+    ranks_refused("", "r has no token");
+    ranks_refused("IQ== 0\nIg== ", "r: line 2 is not base64, a space and a rank");
+    ranks_refused("IQ== 0x", "line 1 does not end in a rank");
+    ranks_refused("IQ== 99999999999999999999", "line 1 does not end in a rank");
+    ranks_refused("IQ== 2097152", "a rank below 2097152");
+    ranks_refused("I*== 0", "line 1 does not begin with a token in base64");
+    ranks_refused("IQ 0", "line 1 does not begin with a token in base64");
+    ranks_refused(" 0", "line 1 does not begin with a token in base64");
+    ranks_refused("IQ== 0\nIg== 0", "line 2 has a rank that another line has");
+}
+
 int main(void)
 {
     all_strings = rows_load(FIXTURES "/strings.jsonl");
@@ -248,6 +618,14 @@ int main(void)
         return 1;
     }
     test_pieces();
+    test_gguf();
+    test_toys();
+    test_ranks();
+    RUN(first_there_is);
+    RUN(config_decides_on_bos);
+    RUN(plain_text_stays_plain);
+    RUN(damaged_models);
+    RUN(damaged_ranks);
     json_decref(all_strings);
     json_decref(all_bytes);
     return check_done();

@@ -148,10 +148,8 @@ static void roles_count(const cf_model *m, roles *r)
 
 static bool has_tokenizer(const cf_model *m)
 {
-    char path[4200];
-    struct stat st;
-    snprintf(path, sizeof path, "%s/tokenizer.json", m->dir);
-    return stat(path, &st) == 0;
+    const cf_tokenizer_place place = cf_model_tokenizer_place(m);
+    return cf_tokenizer_exists(&place);
 }
 
 static void role_row(cf_table *t, const char *role, uint64_t tensors, uint64_t bytes,

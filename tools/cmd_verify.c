@@ -156,21 +156,18 @@ static int weights_check(report *r, cf_err *err)
 
 static int tokenizer_check(report *r, cf_err *err)
 {
-    char path[4200];
+    char name[CF_TOKENIZER_NAME_BYTES];
+    const cf_tokenizer_place place = cf_model_tokenizer_place(r->model);
     cf_tokenizer *tok = NULL;
-    struct stat st;
-    snprintf(path, sizeof path, "%s/tokenizer.json", r->model->dir);
     r->tokens = -1;
-    if (stat(path, &st) < 0 && errno == ENOENT)
-        return 0;
-    int rc = cf_tokenizer_load(path, &tok, err);
-    if (rc < 0)
+    int rc = cf_tokenizer_open(&place, &tok, name, err);
+    if (rc < 0 || !tok)
         return rc;
     r->tokens = cf_tokenizer_vocab_size(tok);
     cf_tokenizer_close(&tok);
     if (r->tokens > 0 && (uint32_t)r->tokens > r->model->spec.vocab)
         return CF_FAIL(err, CF_EFORMAT,
-                       "%s has ids up to %" PRId32 ", the model's vocabulary is %u", path,
+                       "%s has ids up to %" PRId32 ", the model's vocabulary is %u", name,
                        r->tokens - 1, r->model->spec.vocab);
     return 0;
 }

@@ -31,14 +31,11 @@ static int files_align(const cf_model *model, bool direct, uint32_t *align, cf_e
 
 static int tokenizer_bytes(const cf_model *model, uint64_t *bytes, cf_err *err)
 {
-    char path[4200];
+    const cf_tokenizer_place place = cf_model_tokenizer_place(model);
     cf_tokenizer *tok = NULL;
     *bytes = 0;
-    snprintf(path, sizeof path, "%s/tokenizer.json", model->dir);
-    if (access(path, F_OK) != 0)
-        return 0;
-    int rc = cf_tokenizer_load(path, &tok, err);
-    if (rc == 0)
+    int rc = cf_tokenizer_open(&place, &tok, NULL, err);
+    if (rc == 0 && tok)
         *bytes = cf_tokenizer_memory(tok);
     cf_tokenizer_close(&tok);
     return rc;

@@ -7,6 +7,7 @@
 
 #include "models/gguf.h"
 #include "models/stored.h"
+#include "models/tokenizer_rules.h"
 #include "runtime/engine.h"
 #include "storage/safetensors.h"
 

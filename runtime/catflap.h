@@ -83,6 +83,8 @@ typedef struct cf_engine_info {
 void cf_engine_get_info(const cf_engine *engine, cf_engine_info *out);
 /* NULL when the model has none. Owned by the engine. */
 const cf_tokenizer *cf_engine_tokenizer(const cf_engine *engine);
+/* What was opened (runtime/model.h). */
+const struct cf_model *cf_engine_model(const cf_engine *engine);
 bool cf_engine_is_eos(const cf_engine *engine, int32_t id);
 
 /* Async-signal-safe: a running extend stops after the current step with -ECANCELED. Stays set

@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "storage/gguf.h"
+
 enum { CONFIG_BYTES_MAX = 16 << 20 };
 
 struct cf_chat {
@@ -93,6 +95,32 @@ static int tokens_read(cf_chat *chat, const json_t *config, cf_err *err)
     return chat->tokens ? 0 : CF_FAIL(err, -ENOMEM, "out of memory for a chat template");
 }
 
+/* The same from a GGUF file, as far as the folder has not said: texts of ids. */
+static int metadata_tokens_read(cf_chat *chat, const cf_gguf *meta, cf_err *err)
+{
+    static const struct {
+        const char *name, *key;
+    } keys[] = {{"bos_token", "tokenizer.ggml.bos_token_id"},
+                {"eos_token", "tokenizer.ggml.eos_token_id"},
+                {"pad_token", "tokenizer.ggml.padding_token_id"},
+                {"unk_token", "tokenizer.ggml.unknown_token_id"}};
+    cf_gguf_array tokens;
+    cf_text text;
+    int rc = cf_gguf_get_array(meta, "tokenizer.ggml.tokens", &tokens, err);
+    for (size_t i = 0; rc == 1 && i < sizeof keys / sizeof keys[0]; i++) {
+        uint32_t id = UINT32_MAX;
+        cf_err none = {0}; /* a file may write -1 for none */
+        if (json_object_get(chat->tokens, keys[i].name) ||
+            cf_gguf_u32(meta, keys[i].key, &id, &none) != 1 ||
+            !cf_gguf_array_string(&tokens, id, &text))
+            continue;
+        json_t *value = json_stringn(text.at, (size_t)text.bytes); /* NULL: not UTF-8 */
+        if (value)
+            json_object_set_new(chat->tokens, keys[i].name, value);
+    }
+    return rc < 0 ? rc : 0;
+}
+
 /* The template in tokenizer_config.json: a string, or the one called "default" of a list. */
 static const json_t *config_template(const json_t *config)
 {
@@ -106,8 +134,10 @@ static const json_t *config_template(const json_t *config)
     return t;
 }
 
-static int template_load(cf_chat *chat, const char *dir, const json_t *config, cf_err *err)
+static int template_load(cf_chat *chat, const char *dir, const json_t *config, const cf_gguf *meta,
+                         cf_err *err)
 {
+    cf_text written;
     char *text = NULL;
     size_t bytes;
     int rc = file_read(dir, "chat_template.jinja", &text, &bytes, err);
@@ -124,10 +154,16 @@ static int template_load(cf_chat *chat, const char *dir, const json_t *config, c
     if (json_is_array(own))
         return CF_FAIL(err, CF_EFORMAT, "%s: none of the %zu chat templates is called \"default\"",
                        dir, json_array_size(own));
+    rc = meta ? cf_gguf_string(meta, "tokenizer.chat_template", &written, err) : 0;
+    if (rc < 0)
+        return rc;
+    if (rc == 1)
+        return cf_jinja_compile(written.at, (size_t)written.bytes, &chat->tmpl, err);
     return CF_FAIL(err, -ENOENT, "%s has no chat template: name one with --template", dir);
 }
 
-int cf_chat_open(const char *dir, const char *text, size_t bytes, cf_chat **out, cf_err *err)
+static int chat_open(const char *dir, const cf_gguf *meta, const char *text, size_t bytes,
+                     cf_chat **out, cf_err *err)
 {
     json_t *config = NULL;
     cf_chat *chat = calloc(1, sizeof *chat);
@@ -137,16 +173,29 @@ int cf_chat_open(const char *dir, const char *text, size_t bytes, cf_chat **out,
         return CF_FAIL(err, -ENOMEM, "out of memory for a chat template");
     CF_TRY(config_read(dir, &config, err));
     CF_TRY(tokens_read(chat, config, err));
+    if (meta)
+        CF_TRY(metadata_tokens_read(chat, meta, err));
     if (text)
         CF_TRY(cf_jinja_compile(text, bytes, &chat->tmpl, err));
     else
-        CF_TRY(template_load(chat, dir, config, err));
+        CF_TRY(template_load(chat, dir, config, meta, err));
     *out = chat;
     chat = NULL;
 fail:
     json_decref(config);
     cf_chat_close(&chat);
     return rc;
+}
+
+int cf_chat_open(const char *dir, const char *text, size_t bytes, cf_chat **out, cf_err *err)
+{
+    return chat_open(dir, NULL, text, bytes, out, err);
+}
+
+int cf_chat_open_model(const cf_model *model, const char *text, size_t bytes, cf_chat **out,
+                       cf_err *err)
+{
+    return chat_open(model->dir, model->gguf, text, bytes, out, err);
 }
 
 void cf_chat_close(cf_chat **chat)

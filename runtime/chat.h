@@ -1,7 +1,7 @@
 /* Chat: a model's own template, conversations to text and to ids.
  *
- * The template is the model's (chat_template.jinja, or chat_template in tokenizer_config.json) or
- * the caller's. Text keeps its provenance through the template (runtime/jinja.h), so a control
+ * The template is the model's (chat_template.jinja, or chat_template in tokenizer_config.json, or
+ * tokenizer.chat_template of a GGUF file) or the caller's. Text keeps its provenance through the template (runtime/jinja.h), so a control
  * token that a user has typed is tokenised as plain text, whatever the template does to it.
  *
  * Messages: a JSON array of objects with "role" and "content", as the template wants them.
@@ -10,6 +10,7 @@
 #define CF_RUNTIME_CHAT_H
 
 #include "runtime/jinja.h"
+#include "runtime/model.h"
 #include "runtime/tokenizer.h"
 
 typedef struct cf_chat cf_chat;
@@ -17,6 +18,10 @@ typedef struct cf_chat cf_chat;
 /* dir: a model's folder. text: a template instead of the model's own, or NULL. -ENOENT with a
  * sentence when the model has none. */
 int cf_chat_open(const char *dir, const char *text, size_t bytes, cf_chat **out, cf_err *err);
+/* The same for a model that is open: what its folder lacks may be in the metadata of a GGUF file
+ * (tokenizer.chat_template, and the tokens that templates name). */
+int cf_chat_open_model(const cf_model *model, const char *text, size_t bytes, cf_chat **out,
+                       cf_err *err);
 void cf_chat_close(cf_chat **chat); /* accepts NULL; leaves NULL */
 
 /* options: an object with further variables (tools, enable_thinking, ...) or NULL. now: NULL = the

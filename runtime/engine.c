@@ -368,6 +368,11 @@ void cf_engine_get_info(const cf_engine *e, cf_engine_info *out)
         .resident_bytes = cf_model_resident_bytes(e->model)};
 }
 
+const cf_model *cf_engine_model(const cf_engine *engine)
+{
+    return engine->model;
+}
+
 const cf_tokenizer *cf_engine_tokenizer(const cf_engine *engine)
 {
     return engine->tokenizer;

@@ -34,6 +34,14 @@ const char *cf_model_path(const cf_model *model)
     return model->file ? model->file : model->dir;
 }
 
+cf_tokenizer_place cf_model_tokenizer_place(const cf_model *model)
+{
+    return (cf_tokenizer_place){.dir = model->dir,
+                                .gguf = model->gguf,
+                                .gguf_path = cf_model_path(model),
+                                .rules = model->tokenizer_rules};
+}
+
 uint64_t cf_table_row(const cf_table_def *table, const int32_t *ids, uint32_t n_ids)
 {
     uint64_t last = (uint64_t)ids[n_ids - 1];

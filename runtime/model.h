@@ -7,6 +7,7 @@
 #define CF_RUNTIME_MODEL_H
 
 #include "gpu/ops.h"
+#include "runtime/tokenizer.h"
 #include "storage/catalogue.h"
 
 /* ---- hyperparameters that every family has ---- */
@@ -313,7 +314,7 @@ typedef struct cf_model {
     char *file; /* the one that was opened, where a file is the model; NULL: dir is */
     cf_catalogue *cat;
     struct cf_gguf *gguf; /* metadata (storage/gguf.h), where that is what the files are */
-    const struct cf_tokenizer_rules *tokenizer_rules; /* runtime/tokenizer.h */
+    const cf_tokenizer_rules *tokenizer_rules;
     cf_weight_def *weights;
     uint32_t n_weights;
     cf_moe_def *moe;
@@ -340,6 +341,8 @@ typedef struct cf_model {
 
 void cf_model_free(cf_model **model); /* accepts NULL; leaves NULL */
 const char *cf_model_path(const cf_model *model); /* what was opened, for messages */
+/* Where its tokenizer may be; valid as long as the model. */
+cf_tokenizer_place cf_model_tokenizer_place(const cf_model *model);
 
 const char *cf_step_name(cf_step_kind kind);
 /* The dense weights that a step reads, its matrices in the order of their use (dense.h streams them

@@ -275,7 +275,7 @@ static void failures_say_why(void)
     cli(&r, "run %s/nothing -p x", d);
     check_failed_with(&r, "nothing");
     cli(&r, "run %s/tiny -p x --device ref", d);
-    check_failed_with(&r, "no tokenizer.json");
+    check_failed_with(&r, "no tokenizer");
     cli(&r, "run %s/tiny --ids %s/ids --device ref", d, d);
     check_failed_with(&r, "--print-ids");
     cli(&r, "run %s/tiny --ids %s/missing --print-ids", d, d);

@@ -267,8 +267,8 @@ static void llamacpp_check(const cf_tokenizer *tok, const char *folder)
                 break;
             json_array_append_new(want, json_integer(id));
         }
-        id_list got = encode(tok, text, end ? (size_t)(end - text) : strlen(text),
-                             CF_TOK_PARSE_SPECIAL);
+        id_list got =
+            encode(tok, text, end ? (size_t)(end - text) : strlen(text), CF_TOK_PARSE_SPECIAL);
         snprintf(path, sizeof path, "text %zu", n_texts++);
         ids_compare("llamacpp", path, want, got);
         json_decref(want);
@@ -378,10 +378,10 @@ static void toy_check(const char *model)
 
 static void test_toys(void)
 {
-    static const char *const names[] = {
-        "longcat_flash-f32",        "longcat_flash-q8_0-q4_k", "longcat_ngram-q8_0",
-        "longcat_ngram-tables-q8_0", "qwen3_moe-q4_k_m",        "olmoe-q2_k-q3_k",
-        "mixtral-iq4"};
+    static const char *const names[] = {"longcat_flash-f32",  "longcat_flash-q8_0-q4_k",
+                                        "longcat_ngram-q8_0", "longcat_ngram-tables-q8_0",
+                                        "qwen3_moe-q4_k_m",   "olmoe-q2_k-q3_k",
+                                        "mixtral-iq4"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         RUN_NAMED(names[i], toy_check(names[i]));
 }
@@ -400,7 +400,8 @@ static void config_write(const tmp_dir *dir, const char *json_path, const char *
         snprintf(id, sizeof id, "%lld", (long long)json_integer_value(json_object_get(item, "id")));
         json_object_set(table, id, item);
     }
-    json_t *config = json_pack("{s:o,s:s}", "added_tokens_decoder", table, "tokenizer_class", class);
+    json_t *config =
+        json_pack("{s:o,s:s}", "added_tokens_decoder", table, "tokenizer_class", class);
     char *text = json_dumps(config, 0);
     tmp_write(tmp_path(dir, "tokenizer_config.json"), text, strlen(text));
     free(text);
@@ -447,8 +448,7 @@ static void test_ranks(void)
     char name[128];
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         snprintf(name, sizeof name, "%s, ranks", strrchr(kinds[i].folder, '/') + 1);
-        RUN_NAMED(name,
-                  ranks_check(kinds[i].folder, kinds[i].json, kinds[i].file, kinds[i].as));
+        RUN_NAMED(name, ranks_check(kinds[i].folder, kinds[i].json, kinds[i].file, kinds[i].as));
     }
 }
 
@@ -531,10 +531,9 @@ static void config_decides_on_bos(void)
 /* A text of a user's never becomes a control token, in no form. */
 static void plain_text_stays_plain(void)
 {
-    static const char *const paths[] = {FIXTURES "/tiny/spm-bpe/tokenizer.json",
-                                        FIXTURES "/tiny/spm-bpe/tokenizer.model",
-                                        FIXTURES "/tiny/spm-unigram/tokenizer.json",
-                                        FIXTURES "/tiny/spm-unigram/tokenizer.model"};
+    static const char *const paths[] = {
+        FIXTURES "/tiny/spm-bpe/tokenizer.json", FIXTURES "/tiny/spm-bpe/tokenizer.model",
+        FIXTURES "/tiny/spm-unigram/tokenizer.json", FIXTURES "/tiny/spm-unigram/tokenizer.model"};
     /* The last in letters that the normaliser makes plain ones of. */
     static const char text[] = "<s>a</s> <unk><pad> \xef\xbc\x9c/s\xef\xbc\x9e";
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
@@ -550,7 +549,8 @@ static void plain_text_stays_plain(void)
     }
 }
 
-/* --- damaged files ----------------------------------------------------------------------------- */
+/* --- damaged files -----------------------------------------------------------------------------
+ */
 
 static void spm_refused(const char *bytes, size_t n, const char *part)
 {
@@ -573,7 +573,8 @@ static void damaged_models(void)
     spm_refused("\x0a\x03\x0a\x01\xff", 5, "token 0 (\"\\xff\") is not UTF-8");
     spm_refused("\x0a\x03\x0a\x01x\x12\x02\x18\x04", 9, "a model of type 4 is not supported");
     spm_refused("\x0a\x03\x0a\x01x\x12\x02\x18\x01", 9, "bos_id 1 is not one of 1 pieces");
-    spm_refused("\x0a\x08\x0a\x01x\x15\x00\x00\xc0\x7f", 10, "the score of piece 0 is not a number");
+    spm_refused("\x0a\x08\x0a\x01x\x15\x00\x00\xc0\x7f", 10,
+                "the score of piece 0 is not a number");
     /* Every beginning of a good one is refused, or is a smaller model. */
     text_file f = slurp(FIXTURES "/tiny/spm-bpe/tokenizer.model");
     REQUIRE(f.data != NULL);

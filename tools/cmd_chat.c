@@ -138,11 +138,12 @@ static int template_open(chat *c, cf_err *err)
 {
     char *text = NULL;
     size_t bytes = 0;
+    const cf_model *model = cf_engine_model(c->engine);
     const char *built_in = c->template_name ? cf_chat_template_builtin(c->template_name) : NULL;
     if (!c->template_name)
-        return cf_chat_open(c->model, NULL, 0, &c->templates, err);
+        return cf_chat_open_model(model, NULL, 0, &c->templates, err);
     if (built_in)
-        return cf_chat_open(c->model, built_in, strlen(built_in), &c->templates, err);
+        return cf_chat_open_model(model, built_in, strlen(built_in), &c->templates, err);
     if (access(c->template_name, F_OK) != 0)
         return CF_FAIL(err, -ENOENT,
                        "there is no template file \"%.200s\", and no template of "
@@ -150,7 +151,7 @@ static int template_open(chat *c, cf_err *err)
                        c->template_name, cf_chat_template_names());
     int rc = cf_text_read(c->template_name, &text, &bytes, err);
     if (rc == 0)
-        rc = cf_chat_open(c->model, text, bytes, &c->templates, err);
+        rc = cf_chat_open_model(model, text, bytes, &c->templates, err);
     free(text);
     return rc;
 }
@@ -171,8 +172,10 @@ static int chat_open(chat *c, cf_err *err)
         return rc;
     c->tokenizer = cf_engine_tokenizer(c->engine);
     if (!c->tokenizer)
-        return CF_FAIL(err, -EINVAL, "%s has no tokenizer.json: there is no talking to it",
-                       c->model);
+        return CF_FAIL(err, -EINVAL, "%s has no tokenizer: there is no talking to it", c->model);
+    rc = template_open(c, err);
+    if (rc < 0)
+        return rc;
     c->stop = cf_chat_stop(c->templates, c->tokenizer);
     c->held = malloc((c->info.ctx + (size_t)1) * sizeof *c->held);
     c->input = malloc(LINE_MAX_BYTES + 1);
@@ -292,6 +295,8 @@ static int answer_generate(chat *c, cf_emit *emit, cf_err *err)
         size_t bytes = 0;
         const char *piece = cf_tokenizer_is_special(c->tokenizer, id)
                                 ? ""
+                            : c->answer_bytes == 0
+                                ? cf_tokenizer_piece_first(c->tokenizer, id, &bytes)
                                 : cf_tokenizer_piece(c->tokenizer, id, &bytes);
         rc = cf_emit_push(emit, piece, bytes, err);
         if (rc == 0)
@@ -460,8 +465,6 @@ static void chat_finish(chat *c)
 static int chat_run(chat *c, cf_err *err)
 {
     int rc = cf_stats_check_outputs(&c->common, err);
-    if (rc == 0)
-        rc = template_open(c, err);
     if (rc == 0)
         rc = conversation_clear(c, err);
     if (rc < 0)

@@ -160,7 +160,7 @@ static int text_encode(eval *e, cf_err *err)
 {
     const cf_tokenizer *tok = cf_engine_tokenizer(e->engine);
     if (!tok)
-        return CF_FAIL(err, -EINVAL, "%s has no tokenizer.json: give the text as token ids (--ids)",
+        return CF_FAIL(err, -EINVAL, "%s has no tokenizer: give the text as token ids (--ids)",
                        e->model);
     size_t max = e->text_bytes + 1, n = 0;
     e->ids = malloc(max * sizeof *e->ids);

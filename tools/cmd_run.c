@@ -196,7 +196,7 @@ static int prompt_encode(run *r, cf_err *err)
 {
     if (!r->tokenizer)
         return CF_FAIL(err, -EINVAL,
-                       "%s has no tokenizer.json: give the prompt as token ids (--ids FILE)",
+                       "%s has no tokenizer: give the prompt as token ids (--ids FILE)",
                        r->model);
     int flags = CF_TOK_ADD_PREFIX | (r->special ? CF_TOK_PARSE_SPECIAL : 0);
     size_t max = r->text_bytes + 16, n = 0;
@@ -266,7 +266,7 @@ static int run_open(run *r, cf_err *err)
     r->tokenizer = cf_engine_tokenizer(r->engine);
     if (!r->print_ids && !r->tokenizer)
         return CF_FAIL(err, -EINVAL,
-                       "%s has no tokenizer.json and its text cannot be printed: add --print-ids",
+                       "%s has no tokenizer and its text cannot be printed: add --print-ids",
                        r->model);
     if (!r->ids_path)
         CF_TRY(prompt_encode(r, err));

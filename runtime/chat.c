@@ -135,7 +135,7 @@ static const json_t *config_template(const json_t *config)
 }
 
 static int template_load(cf_chat *chat, const char *dir, const json_t *config, const cf_gguf *meta,
-                         cf_err *err)
+                         const char *name, cf_err *err)
 {
     cf_text written;
     char *text = NULL;
@@ -159,11 +159,12 @@ static int template_load(cf_chat *chat, const char *dir, const json_t *config, c
         return rc;
     if (rc == 1)
         return cf_jinja_compile(written.at, (size_t)written.bytes, &chat->tmpl, err);
-    return CF_FAIL(err, -ENOENT, "%s has no chat template: name one with --template", dir);
+    return CF_FAIL(err, -ENOENT, "%s has no chat template: name one with --template", name);
 }
 
-static int chat_open(const char *dir, const cf_gguf *meta, const char *text, size_t bytes,
-                     cf_chat **out, cf_err *err)
+/* name: of the model, for sentences. */
+static int chat_open(const char *dir, const cf_gguf *meta, const char *name, const char *text,
+                     size_t bytes, cf_chat **out, cf_err *err)
 {
     json_t *config = NULL;
     cf_chat *chat = calloc(1, sizeof *chat);
@@ -178,7 +179,7 @@ static int chat_open(const char *dir, const cf_gguf *meta, const char *text, siz
     if (text)
         CF_TRY(cf_jinja_compile(text, bytes, &chat->tmpl, err));
     else
-        CF_TRY(template_load(chat, dir, config, meta, err));
+        CF_TRY(template_load(chat, dir, config, meta, name, err));
     *out = chat;
     chat = NULL;
 fail:
@@ -189,13 +190,13 @@ fail:
 
 int cf_chat_open(const char *dir, const char *text, size_t bytes, cf_chat **out, cf_err *err)
 {
-    return chat_open(dir, NULL, text, bytes, out, err);
+    return chat_open(dir, NULL, dir, text, bytes, out, err);
 }
 
 int cf_chat_open_model(const cf_model *model, const char *text, size_t bytes, cf_chat **out,
                        cf_err *err)
 {
-    return chat_open(model->dir, model->gguf, text, bytes, out, err);
+    return chat_open(model->dir, model->gguf, cf_model_path(model), text, bytes, out, err);
 }
 
 void cf_chat_close(cf_chat **chat)

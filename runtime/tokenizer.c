@@ -148,7 +148,8 @@ static int part_encode(encoder *e, const char *text, size_t bytes, const uint8_t
     rc = tok_normal_run(&t->normal, &e->normal, text, bytes, &e->normalised, &changed, e->err);
     if (rc < 0)
         return rc;
-    tok_cut cut = {.text = changed ? e->normalised.data : text,
+    const char *now = e->normalised.data ? e->normalised.data : "";
+    tok_cut cut = {.text = changed ? now : text,
                    .bytes = changed ? e->normalised.n : bytes,
                    .skip_special = e->skip_special,
                    .mark = changed ? highest_mark(marks, bytes) : 0,

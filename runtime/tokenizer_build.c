@@ -49,10 +49,11 @@ int tok_rule_unknown(const cf_tokenizer_rules *rules, const char *path, const ch
     char quoted[TOK_QUOTE_SIZE], known[400];
     size_t at = 0;
     known[0] = 0;
+    /* The first name of each: the others go by the same patterns, and a sentence has an end. */
     for (uint32_t i = 0; rules && i < rules->n && at < sizeof known; i++)
-        at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? " " : "",
-                               rules->rules[i].names);
-    return CF_FAIL(err, CF_EFORMAT, "%s: %s \"%s\" is not known (known: %s)", path, what,
+        at += (size_t)snprintf(known + at, sizeof known - at, "%s%.*s", i ? ", " : "",
+                               (int)strcspn(rules->rules[i].names, " "), rules->rules[i].names);
+    return CF_FAIL(err, CF_EFORMAT, "%s: %s \"%s\" is not known (known are %s, and names for the same)", path, what,
                    tok_quote(name, n, quoted), known);
 }
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "models/chat_templates.h"
+#include "storage/gguf.h"
 #include "tests/check.h"
 #include "tests/support/tmpfiles.h"
 
@@ -66,6 +67,98 @@ static void every_source_of_a_template(void)
     CHECK_STR(first_render(cf_chat_template_builtin("longcat-flash")),
               "[Round 0] USER:Hi ASSISTANT:");
     CHECK(cf_chat_template_builtin("no-such") == NULL);
+}
+
+/* ---- a GGUF file's own ---- */
+
+typedef struct gguf_bytes {
+    uint8_t data[1024];
+    size_t n;
+} gguf_bytes;
+
+static void put(gguf_bytes *g, const void *bytes, size_t n)
+{
+    memcpy(g->data + g->n, bytes, n);
+    g->n += n;
+}
+
+static void put_number(gguf_bytes *g, uint64_t value, size_t bytes)
+{
+    put(g, &value, bytes);
+}
+
+static void put_text(gguf_bytes *g, const char *text)
+{
+    put_number(g, strlen(text), 8);
+    put(g, text, strlen(text));
+}
+
+/* Three tokens, the last two of them the ends of a text, and a template. */
+static gguf_bytes metadata_with_template(const char *tmpl)
+{
+    gguf_bytes g = {0};
+    put(&g, "GGUF", 4);
+    put_number(&g, 3, 4);
+    put_number(&g, 0, 8);
+    put_number(&g, 4, 8);
+    put_text(&g, "tokenizer.ggml.tokens");
+    put_number(&g, CF_GGUF_ARRAY, 4);
+    put_number(&g, CF_GGUF_STRING, 4);
+    put_number(&g, 3, 8);
+    put_text(&g, "a");
+    put_text(&g, "<s>");
+    put_text(&g, "</s>");
+    put_text(&g, "tokenizer.ggml.bos_token_id");
+    put_number(&g, CF_GGUF_U32, 4);
+    put_number(&g, 1, 4);
+    put_text(&g, "tokenizer.ggml.eos_token_id");
+    put_number(&g, CF_GGUF_U32, 4);
+    put_number(&g, 2, 4);
+    put_text(&g, tmpl ? "tokenizer.chat_template" : "general.name");
+    put_number(&g, CF_GGUF_STRING, 4);
+    put_text(&g, tmpl ? tmpl : "");
+    return g;
+}
+
+static void metadata_render(const char *tmpl, const char *given, const char *want)
+{
+    gguf_bytes g = metadata_with_template(tmpl);
+    cf_catalogue *cat = NULL;
+    cf_gguf *meta = NULL;
+    cf_chat *chat = NULL;
+    cf_jinja_text got = {0};
+    cf_err err = {0};
+    tmp_dir empty;
+    tmp_dir_init(&empty);
+    json_t *messages = json_pack("[{s:s,s:s}]", "role", "user", "content", "Hi");
+    REQUIRE(cf_gguf_parse(&cat, &meta, 0, "m.gguf", g.data, g.n, g.n, &err) == 0);
+    cf_model model = {.dir = empty.path, .file = (char *)"m.gguf", .gguf = meta};
+    int rc = cf_chat_open_model(&model, given, given ? strlen(given) : 0, &chat, &err);
+    if (rc == 0)
+        rc = cf_chat_render(chat, messages, NULL, NULL, true, &got, &err);
+    CHECK_STR(rc == 0 ? got.text : err.msg, want);
+    /* What the folder has comes first. */
+    cf_chat_close(&chat);
+    cf_jinja_text_finish(&got);
+    tmp_write(tmp_path(&empty, "chat_template.jinja"), "file {{ eos_token }}", 20);
+    if (!given && cf_chat_open_model(&model, NULL, 0, &chat, &err) == 0) {
+        CHECK_INT(cf_chat_render(chat, messages, NULL, NULL, true, &got, &err), 0);
+        CHECK_STR(got.text, "file </s>");
+    }
+    CHECK(given || chat);
+    cf_jinja_text_finish(&got);
+    cf_chat_close(&chat);
+    cf_gguf_close(&meta);
+    cf_catalogue_close(&cat);
+    json_decref(messages);
+    tmp_dir_finish(&empty);
+}
+
+static void metadata_has_a_template(void)
+{
+    metadata_render("{{ bos_token }}-{{ messages[0].content }}", NULL, "<s>-Hi");
+    metadata_render("no", "{{ eos_token }}!", "</s>!");
+    metadata_render(NULL, NULL, "m.gguf has no chat template: name one with --template");
 }
 
 static void built_in_is_the_documented_one(void)
@@ -358,6 +451,7 @@ int main(void)
     snprintf(binary, sizeof binary, "%s/catflap", self);
     tmp_dir_init(&dir);
     RUN(every_source_of_a_template);
+    RUN(metadata_has_a_template);
     RUN(built_in_is_the_documented_one);
     RUN(control_tokens_stay_text);
     RUN(harmless_text_is_not_cut);

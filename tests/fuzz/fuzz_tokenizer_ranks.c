@@ -1,0 +1,16 @@
+/* Fuzzes a rank file and a text for it: four bytes with the file's length, the file, the text. */
+#include "models/tokenizer_rules.h"
+#include "tests/fuzz/tokenizer_text.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    size_t n = first_part(data, size);
+    cf_tokenizer *tok = NULL;
+    cf_err err = {0};
+    if (size < 4)
+        return 0;
+    int rc = cf_tokenizer_parse_ranks((const char *)data + 4, n, "cl100k_base",
+                                      &cf_tokenizer_rules_known, "fuzz", &tok, &err);
+    tokenizer_check(tok, rc, &err, data + 4 + n, size - 4 - n);
+    return 0;
+}

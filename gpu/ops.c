@@ -226,15 +226,17 @@ void cf_gpu_rope(cf_gpu *gpu, cf_stream stream, const cf_op_rope *op)
 
 /* ---- attention ---- */
 
-static void kv_dtype_assert(cf_format t)
+/* The format of a cache, and the widths that its blocks must divide. */
+static void kv_dtype_assert(const cf_gpu *gpu, cf_format t, uint32_t width, uint32_t other)
 {
-    cf_assert(t == CF_F32 || t == CF_F16);
+    cf_assert(t == CF_F32 || t == CF_F16 || (t == CF_Q8_0 && gpu->info.kv_q8));
+    cf_assert(width % cf_formats[t].block_values == 0 && other % cf_formats[t].block_values == 0);
 }
 
 void cf_gpu_kv_store(cf_gpu *gpu, cf_stream stream, const cf_op_kv_store *op)
 {
     struct call c = call_begin(gpu, stream, "kv_store");
-    kv_dtype_assert(op->kv_dtype);
+    kv_dtype_assert(gpu, op->kv_dtype, op->width, 0);
     cf_assert(op->width > 0 && op->cache.off % 4 == 0);
     cf_assert(op->cache.bytes >= cf_format_row_bytes(op->kv_dtype, op->width));
     cf_range x = touch_rows(&c, op->x, op->n_rows, op->width, op->x_stride, CF_ACCESS_READ);
@@ -248,7 +250,7 @@ void cf_gpu_kv_store(cf_gpu *gpu, cf_stream stream, const cf_op_kv_store *op)
 void cf_gpu_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *op)
 {
     struct call c = call_begin(gpu, stream, "attn_latent");
-    kv_dtype_assert(op->kv_dtype);
+    kv_dtype_assert(gpu, op->kv_dtype, op->rank, op->n_rope);
     cf_assert(op->rank > 0 && op->n_rope > 0 && op->n_heads > 0 && op->cache.off % 4 == 0);
     cf_assert(op->cache.bytes >=
               cf_format_row_bytes(op->kv_dtype, (uint64_t)op->rank + op->n_rope));
@@ -275,7 +277,7 @@ void cf_gpu_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *
 void cf_gpu_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
 {
     struct call c = call_begin(gpu, stream, "attn");
-    kv_dtype_assert(op->kv_dtype);
+    kv_dtype_assert(gpu, op->kv_dtype, op->d_k, op->d_v);
     cf_assert(op->d_k > 0 && op->d_v > 0 && op->n_heads > 0 && op->n_kv_heads > 0);
     cf_assert(op->n_heads % op->n_kv_heads == 0);
     cf_assert(op->k.off % 4 == 0 && op->v.off % 4 == 0 && op->cap >= 0);
@@ -636,7 +638,7 @@ void cf_gpu_gate(cf_gpu *gpu, cf_stream stream, const cf_op_gate *op)
 void cf_gpu_index_score(cf_gpu *gpu, cf_stream stream, const cf_op_index_score *op)
 {
     struct call c = call_begin(gpu, stream, "index_score");
-    kv_dtype_assert(op->kv_dtype);
+    kv_dtype_assert(gpu, op->kv_dtype, op->d, 0);
     cf_assert(op->d > 0 && op->n_heads > 0 && op->k.off % 4 == 0);
     cf_assert(op->k.bytes >= cf_format_row_bytes(op->kv_dtype, op->d));
     const cf_span in[4] = {op->q, op->w, op->k, op->rows};
@@ -647,8 +649,8 @@ void cf_gpu_index_score(cf_gpu *gpu, cf_stream stream, const cf_op_index_score *
         touch(&c, op->k, cf_range_plain(0, op->k.bytes), CF_ACCESS_READ),
         touch_flat(&c, op->rows, op->n_rows, 4, CF_ACCESS_READ),
     };
-    cf_range scores = touch_rows(&c, op->scores, op->n_rows, op->max_cells, op->score_stride,
-                                 CF_ACCESS_WRITE);
+    cf_range scores =
+        touch_rows(&c, op->scores, op->n_rows, op->max_cells, op->score_stride, CF_ACCESS_WRITE);
     for (int i = 0; i < 4; i++)
         apart(in[i], r[i], op->scores, scores);
     gpu->fns->index_score(gpu, stream, op);
@@ -659,9 +661,9 @@ void cf_gpu_index_select(cf_gpu *gpu, cf_stream stream, const cf_op_index_select
     struct call c = call_begin(gpu, stream, "index_select");
     cf_assert(op->k > 0);
     const cf_span in[2] = {op->scores, op->rows};
-    cf_range r[2] = {touch_rows(&c, op->scores, op->n_rows, op->max_cells, op->score_stride,
-                                CF_ACCESS_READ),
-                     touch_flat(&c, op->rows, op->n_rows, 4, CF_ACCESS_READ)};
+    cf_range r[2] = {
+        touch_rows(&c, op->scores, op->n_rows, op->max_cells, op->score_stride, CF_ACCESS_READ),
+        touch_flat(&c, op->rows, op->n_rows, 4, CF_ACCESS_READ)};
     cf_range cells = touch_flat(&c, op->cells, op->n_rows, op->k, CF_ACCESS_WRITE);
     for (int i = 0; i < 2; i++)
         apart(in[i], r[i], op->cells, cells);
@@ -673,7 +675,7 @@ void cf_gpu_index_select(cf_gpu *gpu, cf_stream stream, const cf_op_index_select
 void cf_gpu_attn_bias(cf_gpu *gpu, cf_stream stream, const cf_op_attn_bias *op)
 {
     struct call c = call_begin(gpu, stream, "attn_bias");
-    kv_dtype_assert(op->kv_dtype);
+    kv_dtype_assert(gpu, op->kv_dtype, op->d, 0);
     uint64_t width = (uint64_t)op->n_heads * op->d;
     cf_assert(width > 0 && op->n_buckets > 0 && op->zero < op->n_buckets);
     cf_assert(op->k.off % 4 == 0 && op->v.off % 4 == 0);

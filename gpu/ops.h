@@ -107,8 +107,17 @@ typedef struct cf_op_rope {
     cf_rope_layout layout;
 } cf_op_rope;
 
-/* cache[rows[r].cell, i] = x[r, i], i < width, in kv_dtype (CF_F32 or CF_F16). rows: cf_row_info
- * [n_rows]. cache: [n_cells, width]. */
+/* A cache of keys and values is in kv_dtype: CF_F32, CF_F16 or, where cf_gpu_info.kv_q8 says so,
+ * CF_Q8_0. A cell is then whole blocks of 32, each decoded to d * q in float32, and so is the part
+ * of each head: the widths that the ops name (width, d_k, d_v, rank, n_rope, d) are multiples of 32.
+ * A cell of an odd number of blocks ends in the middle of a 32-bit word. */
+
+/* cache[rows[r].cell, i] = x[r, i], i < width, in kv_dtype. rows: cf_row_info [n_rows].
+ * cache: [n_cells, width].
+ * CF_Q8_0, to the bit, for the 32 values of a block: m = max |x|; d = m / 127, correctly rounded, is
+ * stored as float16, to nearest even; q = |x * (1 / d)| + 0.5 truncated, at most 127, with the sign
+ * of x, the quotient, the product and the sum each correctly rounded (what quantising a file gives).
+ * m < 2^-100: d = 0 and every q = 0. A value that is not finite: d = NaN (0x7e00), every q = 0. */
 typedef struct cf_op_kv_store {
     cf_span x, cache, rows;
     uint32_t n_rows, width, x_stride;

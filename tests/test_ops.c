@@ -6,6 +6,7 @@
  * other device that cf_gpu_list reports is held to the same and to ref's results. */
 #include "gpu/formats.h"
 #include "gpu/opencl/ocl.h"
+#include "runtime/quantise.h"
 #include "tests/check.h"
 #include "tests/support/op_cases.h"
 
@@ -24,9 +25,14 @@ struct expect {
     bool ambiguous; /* a case whose ids depend on rounding: a mistake in op_cases.c */
 };
 
+static uint64_t element_size(const op_array *a)
+{
+    return a->element >= OP_F16 ? 2 : 4;
+}
+
 static uint64_t array_count(const op_array *a)
 {
-    return a->bytes / (a->element == OP_F16 ? 2 : 4);
+    return a->bytes / element_size(a);
 }
 
 static void expect_init(struct expect *e, const op_case *c)
@@ -228,7 +234,7 @@ static void define_linear(const op_case *c, struct expect *e)
 static void define_head_linear(const op_case *c, struct expect *e)
 {
     const cf_op_head_linear *op = &c->op.head_linear;
-    double *w = decoded(c, &op->w.span, op->w.dtype);
+    double *w = matrix_of(c, &op->w).values;
     const float *x = floats(c, &op->x);
     uint32_t n_out = op->transposed ? op->w.cols : op->n_sub;
     uint32_t n_in = op->transposed ? op->n_sub : op->w.cols;
@@ -307,11 +313,66 @@ static void define_rope(const op_case *c, struct expect *e)
             }
 }
 
+/* The float16 nearest to v >= 0, ties to even. */
+static unsigned f16_nearest(double v)
+{
+    double unit = ldexp(1, v < ldexp(1, -14) ? -24 : ilogb(v) - 10);
+    double rounded = nearbyint(v / unit) * unit; /* of ties the even one */
+    if (rounded >= 65536)
+        return 0x7c00;
+    if (rounded < ldexp(1, -14))
+        return (unsigned)ldexp(rounded, 24);
+    return (unsigned)(ilogb(rounded) + 15) << 10 |
+           ((unsigned)ldexp(rounded, 10 - ilogb(rounded)) & 1023);
+}
+
+/* The 17 words of a block in 8 bits. Quotients and products of floats, made in double and rounded
+ * once more, are correctly rounded. */
+static void define_q8(const float x[32], unsigned word[17])
+{
+    double most = 0;
+    bool finite = true;
+    memset(word, 0, 17 * sizeof *word);
+    for (int i = 0; i < 32; i++) {
+        most = fmax(most, fabs((double)x[i]));
+        finite = finite && isfinite(x[i]);
+    }
+    if (!finite)
+        word[0] = 0x7e00;
+    if (!finite || most < ldexp(1, -100))
+        return;
+    double d = (double)(float)(most / 127), inverse = (double)(float)(1 / d);
+    word[0] = f16_nearest(d);
+    for (int i = 0; i < 32; i++) {
+        double v = (double)(float)(fabs((double)x[i]) * inverse);
+        int q = (int)fmin(127, floor((double)(float)(v + 0.5)));
+        word[1 + i / 2] |= ((unsigned)(x[i] < 0 ? -q : q) & 255) << i % 2 * 8;
+    }
+}
+
+static void define_kv_store_q8(const op_case *c, struct expect *e)
+{
+    const cf_op_kv_store *op = &c->op.kv_store;
+    const uint32_t *rows = uints(c, &op->rows);
+    e->tolerance = 0;
+    for (uint32_t r = 0; r < op->n_rows; r++)
+        for (uint32_t b = 0; b < op->width / 32; b++) {
+            unsigned word[17];
+            define_q8(floats(c, &op->x) + (uint64_t)r * op->x_stride + b * 32, word);
+            for (uint32_t i = 0; i < 17; i++)
+                put(e, c, &op->cache, (rows[4 * r] * (op->width / 32) + b) * 17 + i, word[i], 0);
+        }
+}
+
 static void define_kv_store(const op_case *c, struct expect *e)
 {
     const cf_op_kv_store *op = &c->op.kv_store;
     const float *x = floats(c, &op->x);
     const uint32_t *rows = uints(c, &op->rows); /* cell first of four */
+    if (op->kv_dtype == CF_Q8_0) {
+        define_kv_store_q8(c, e);
+        return;
+    }
     /* Half a unit of F16's 11 bits where it is rounded to nearest, a whole one elsewhere. */
     e->tolerance = op->kv_dtype == CF_F16 ? 0x1p-10 : 0;
     for (uint32_t r = 0; r < op->n_rows; r++)
@@ -721,6 +782,8 @@ static double element_value(const op_array *a, const uint8_t *data, uint64_t i)
 {
     if (a->element == OP_U32)
         return ((const uint32_t *)(const void *)data)[i];
+    if (a->element == OP_U16)
+        return ((const uint16_t *)(const void *)data)[i];
     return stored_value(a->element == OP_F16 ? CF_F16 : CF_F32, data, i);
 }
 
@@ -733,7 +796,7 @@ static bool result_right(const op_case *c, const struct expect *e, const op_resu
         const op_array *a = &c->arrays[k];
         if (a->role == OP_IN)
             continue;
-        uint64_t size = a->element == OP_F16 ? 2 : 4;
+        uint64_t size = element_size(a);
         for (uint64_t i = 0; i < array_count(a); i++) {
             if (!e->set[k][i]) {
                 if (!memcmp(got->data[k] + i * size, a->data + i * size, size))
@@ -871,6 +934,35 @@ static void ref_ignores_layouts(void)
     }
     CHECK(changed > 50);
     CHECK_STR(err.msg, "");
+}
+
+/* A cell in 8 bits is what a file of Q8_0 would hold. */
+static void cells_are_as_in_files(void)
+{
+    int same = 0;
+    for (int i = 0; i < op_cases_count(); i++) {
+        op_case *c = op_case_create(i);
+        const cf_op_kv_store *op = &c->op.kv_store;
+        for (uint32_t b = 0;
+             c->kind == OP_kv_store && op->kv_dtype == CF_Q8_0 && b < op->n_rows * op->width / 32;
+             b++) {
+            uint32_t per_row = op->width / 32;
+            const float *x = floats(c, &op->x) + b / per_row * op->x_stride + b % per_row * 32;
+            unsigned word[17];
+            uint8_t stored[34];
+            float most = 0;
+            define_q8(x, word);
+            for (int j = 0; j < 32; j++)
+                most = fmaxf(most, fabsf(x[j]));
+            if ((most > 0 && most < 0x1p-100f) || cf_quantise_row(CF_Q8_0, x, 32, stored) >= 0)
+                continue;
+            for (int j = 0; j < 17; j++)
+                CHECK_INT(stored[2 * j] | stored[2 * j + 1] << 8, word[j]);
+            same++;
+        }
+        op_case_destroy(&c);
+    }
+    CHECK(same > 100);
 }
 
 static void op_check(op_kind kind, bool is_ref)
@@ -1036,6 +1128,7 @@ int main(int argc, char **argv)
     RUN(work_sees_writes_until_submit);
     judge = device_open("ref", 1);
     RUN(ref_ignores_layouts);
+    RUN(cells_are_as_in_files);
     for (int i = n; i-- > 0;) { /* ref first */
         if (!device_wanted(&infos[i], argc, argv))
             continue;

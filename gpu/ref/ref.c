@@ -68,6 +68,7 @@ static void info_fill(cf_gpu_info *info, int threads)
                           .unified = true,
                           .head_scales = true,
                           .transposed_steps = true,
+                          .kv_q8 = true,
                           .imports = true,
                           .own_transfer = true,
                           .import_align = IMPORT_ALIGN};

@@ -35,6 +35,31 @@ void cf_ref_rope(cf_threads *pool, const cf_op_rope *op)
     cf_threads_run(pool, op->n_rows, 4, rope_part, &copy);
 }
 
+enum { Q8_VALUES = 32, Q8_BYTES = 34 };
+
+/* One block of CF_Q8_0: see ops.h. */
+static void q8_block_put(const float x[Q8_VALUES], uint8_t out[Q8_BYTES])
+{
+    float most = 0;
+    bool finite = true;
+    for (int i = 0; i < Q8_VALUES; i++) {
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+        finite = finite && isfinite(x[i]);
+    }
+    memset(out, 0, Q8_BYTES);
+    if (finite && most < 0x1p-100f)
+        return;
+    float d = most / 127.0f, inverse = 1.0f / d;
+    uint16_t half = finite ? cf_f32_to_f16(d) : 0x7e00;
+    out[0] = (uint8_t)half;
+    out[1] = (uint8_t)(half >> 8);
+    for (int i = 0; finite && i < Q8_VALUES; i++) {
+        int code = (int)(fabsf(x[i] * inverse) + 0.5f);
+        code = code < 127 ? code : 127;
+        out[2 + i] = (uint8_t)(x[i] < 0 ? -code : code);
+    }
+}
+
 void cf_ref_kv_store(cf_threads *pool, const cf_op_kv_store *op)
 {
     (void)pool; /* a few rows: rows of one cell, if ever, are stored in order */
@@ -49,6 +74,10 @@ void cf_ref_kv_store(cf_threads *pool, const cf_op_kv_store *op)
             memcpy(cell, x, cell_bytes);
             continue;
         }
+        for (uint32_t i = 0; op->kv_dtype == CF_Q8_0 && i < op->width; i += Q8_VALUES)
+            q8_block_put(x + i, cell + i / Q8_VALUES * Q8_BYTES);
+        if (op->kv_dtype == CF_Q8_0)
+            continue;
         uint16_t *half = (uint16_t *)(void *)cell;
         for (uint32_t i = 0; i < op->width; i++)
             half[i] = cf_f32_to_f16(x[i]);

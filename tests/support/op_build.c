@@ -147,6 +147,23 @@ void op_weight_add(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint32_
     op_weight_add_as(c, w, t, rows, cols, OP_LAY_PLAIN);
 }
 
+void op_cache_add(op_case *c, cf_span *field, cf_format t, uint64_t n, uint64_t spare,
+                  uint64_t lead)
+{
+    uint8_t *cache = op_array_add(c, field, cf_format_row_bytes(t, n + spare), lead, OP_IN);
+    if (t > CF_BF16) {
+        op_blocks_fill(&c->rng, t, cache, n);
+        return;
+    }
+    for (uint64_t j = 0; j < n; j++) {
+        float v = op_rng_value(&c->rng);
+        if (t == CF_F32)
+            ((float *)(void *)cache)[j] = v;
+        else
+            ((uint16_t *)(void *)cache)[j] = cf_f32_to_f16(v);
+    }
+}
+
 void op_vector_add(op_case *c, cf_weight *w, cf_format t, uint32_t n, op_layout lay)
 {
     if (lay != OP_LAY_NONE)

@@ -42,6 +42,10 @@ void op_weight_add_as(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint
 void op_scales_add(op_case *c, cf_weight *w, cf_format t, uint32_t rows, uint32_t cols);
 /* A vector, unless there is none. */
 void op_vector_add(op_case *c, cf_weight *w, cf_format t, uint32_t n, op_layout lay);
+/* n values of a cache of keys and values: F32, F16, or as op_blocks_fill. Behind them `spare` that
+ * were never written. */
+void op_cache_add(op_case *c, cf_span *field, cf_format t, uint64_t n, uint64_t spare,
+                  uint64_t lead);
 /* n values of any computable format: finite, of about the size of 1, odd codes included. */
 void op_blocks_fill(cf_rng *rng, cf_format t, uint8_t *out, uint64_t n);
 

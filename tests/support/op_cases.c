@@ -3,6 +3,7 @@
  * cells in op_cases_index.c, the runner in op_run.c. */
 #include "tests/support/op_build.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -189,21 +190,49 @@ static void build_rope(op_case *c, int i)
              i % 2 ? "half" : "interleaved", op->n_rot, op->n_heads, op->n_rows);
 }
 
-static const uint32_t store_widths[] = {1, 7, 72, 203, 576};
-enum { STORE_WIDTHS = sizeof store_widths / sizeof store_widths[0] };
+static const uint32_t store_widths[] = {1, 7, 72, 203, 576}, store_q8_widths[] = {32, 96, 576};
+enum {
+    STORE_WIDTHS = sizeof store_widths / sizeof store_widths[0],
+    STORE_Q8_WIDTHS = sizeof store_q8_widths / sizeof store_q8_widths[0],
+    STORE_CASES = STORE_WIDTHS * OP_ROW_COUNTS * 2 /* then those of CF_Q8_0 */
+};
+
+/* Blocks of every size: of zeros, with codes that are halves, with a scale that float16 holds as a
+ * subnormal, as zero, not at all; values too small for any code, NaN and infinity. */
+static void blocks_spread(op_case *c, const cf_op_kv_store *op, float *x)
+{
+    static const float sizes[] = {1,         0,         127,  1e-5f, 1e-7f, 3e-9f,     1e-20f,
+                                  0x1p-100f, 0x1p-101f, 8e6f, 9e6f,  1e30f, 0x1p-149f, 1};
+    enum { SIZES = sizeof sizes / sizeof *sizes };
+    for (uint32_t b = 0; b < op->n_rows * op->width / 32; b++) {
+        float *v = x + b / (op->width / 32) * op->x_stride + b % (op->width / 32) * 32;
+        uint32_t kind = (uint32_t)cf_rng_below(&c->rng, SIZES + 3);
+        for (uint32_t j = 0; j < 32; j++)
+            if (kind == SIZES) /* d is 1 */
+                v[j] = j ? (float)cf_rng_below(&c->rng, 254) * 0.5f - 63.5f : -127.0f;
+            else
+                v[j] *= sizes[kind % SIZES] * (j % 5 ? 1.0f : 0x1p-40f);
+        if (kind > SIZES)
+            v[cf_rng_below(&c->rng, 32)] = kind == SIZES + 1 ? NAN : -INFINITY;
+    }
+}
 
 static void build_kv_store(op_case *c, int i)
 {
     cf_op_kv_store *op = &c->op.kv_store;
-    op->kv_dtype = i % 2 ? CF_F16 : CF_F32;
-    op->n_rows = op_row_counts[i / 2 % OP_ROW_COUNTS];
-    op->width = store_widths[i / 2 / OP_ROW_COUNTS];
+    bool q8 = i >= STORE_CASES;
+    op->kv_dtype = q8 ? CF_Q8_0 : i % 2 ? CF_F16 : CF_F32;
+    op->n_rows = op_row_counts[(q8 ? i : i / 2) % OP_ROW_COUNTS];
+    op->width = q8 ? store_q8_widths[(i - STORE_CASES) / OP_ROW_COUNTS]
+                   : store_widths[i / 2 / OP_ROW_COUNTS];
     op->x_stride = op->width + (uint32_t)(i % 3) * 5;
-    op_rows_add(c, &op->x, op->n_rows, op->width, op->x_stride);
+    float *x = op_rows_add(c, &op->x, op->n_rows, op->width, op->x_stride);
+    if (q8)
+        blocks_spread(c, op, x);
     uint32_t n_cells = op->n_rows * 3 + 1;
-    /* An F16 cache may start at any multiple of 4. */
+    /* A cache may start at any multiple of 4. */
     op_array_add(c, &op->cache, n_cells * cf_format_row_bytes(op->kv_dtype, op->width), 20, OP_OUT);
-    c->arrays[c->n_arrays - 1].element = i % 2 ? OP_F16 : OP_F32;
+    c->arrays[c->n_arrays - 1].element = q8 ? OP_U16 : i % 2 ? OP_F16 : OP_F32;
     cf_row_info *rows = (cf_row_info *)(void *)op_array_add(
         c, &op->rows, op->n_rows * sizeof(cf_row_info), 16, OP_IN);
     for (uint32_t r = 0; r < op->n_rows; r++) /* each its own cell, not in order */
@@ -216,11 +245,21 @@ struct attn_size {
     uint32_t n_heads, rank, n_rope, n_cells, n_select; /* n_select 0: all cells are seen */
 };
 static const struct attn_size attn_sizes[] = {
-    {1, 1, 1, 1, 0},       {2, 7, 2, 33, 0},    {5, 72, 8, 203, 0},   {3, 33, 34, 1000, 0},
-    {4, 512, 64, 300, 0},  {1, 7, 2, 33, 1},    {5, 72, 8, 203, 29},  {3, 33, 34, 1000, 300},
-    {4, 512, 64, 300, 64},
+    {1, 1, 1, 1, 0},      {2, 7, 2, 33, 0},       {5, 72, 8, 203, 0},
+    {3, 33, 34, 1000, 0}, {4, 512, 64, 300, 0},   {1, 7, 2, 33, 1},
+    {5, 72, 8, 203, 29},  {3, 33, 34, 1000, 300}, {4, 512, 64, 300, 64},
 };
-enum { ATTN_SIZES = sizeof attn_sizes / sizeof attn_sizes[0] };
+static const struct attn_size attn_q8_sizes[] = {
+    {1, 32, 32, 1, 0},
+    {5, 96, 32, 203, 0},
+    {3, 32, 64, 1000, 300},
+    {4, 512, 64, 300, 0},
+};
+enum {
+    ATTN_SIZES = sizeof attn_sizes / sizeof attn_sizes[0],
+    ATTN_Q8_SIZES = sizeof attn_q8_sizes / sizeof attn_q8_sizes[0],
+    ATTN_CASES = ATTN_SIZES * OP_ROW_COUNTS * 2 /* then those of CF_Q8_0 */
+};
 
 /* n of the cells of each row, or all where there are fewer, ascending; what is left of a list names
  * no cell. */
@@ -228,8 +267,8 @@ static void cells_choose(op_case *c, const cf_row_info *rows, uint32_t n)
 {
     cf_op_attn_latent *op = &c->op.attn_latent;
     op->n_select = n;
-    uint32_t *cells = (uint32_t *)(void *)op_array_add(c, &op->cells, (uint64_t)op->n_rows * n * 4,
-                                                       8, OP_IN);
+    uint32_t *cells =
+        (uint32_t *)(void *)op_array_add(c, &op->cells, (uint64_t)op->n_rows * n * 4, 8, OP_IN);
     for (uint32_t r = 0; r < op->n_rows; r++) {
         uint32_t want = rows[r].n_cells < n ? rows[r].n_cells : n, at = rows[r].first_cell;
         for (uint32_t i = 0; i < want; i++) {
@@ -242,10 +281,12 @@ static void cells_choose(op_case *c, const cf_row_info *rows, uint32_t n)
 
 static void build_attn_latent(op_case *c, int i)
 {
-    const struct attn_size *s = &attn_sizes[i / 2 / OP_ROW_COUNTS];
+    bool q8 = i >= ATTN_CASES;
+    const struct attn_size *s =
+        q8 ? &attn_q8_sizes[(i - ATTN_CASES) / OP_ROW_COUNTS] : &attn_sizes[i / 2 / OP_ROW_COUNTS];
     cf_op_attn_latent *op = &c->op.attn_latent;
-    op->kv_dtype = i % 2 ? CF_F16 : CF_F32;
-    op->n_rows = op_row_counts[i / 2 % OP_ROW_COUNTS];
+    op->kv_dtype = q8 ? CF_Q8_0 : i % 2 ? CF_F16 : CF_F32;
+    op->n_rows = op_row_counts[(q8 ? i : i / 2) % OP_ROW_COUNTS];
     op->n_heads = s->n_heads;
     op->rank = s->rank;
     op->n_rope = s->n_rope;
@@ -256,16 +297,8 @@ static void build_attn_latent(op_case *c, int i)
     uint64_t n = (uint64_t)(op->n_rows - 1) * op->q_stride +
                  (uint64_t)(s->n_heads - 1) * op->q_head_stride + s->n_rope;
     op_rows_add(c, &op->q_rope, 1, n, n);
-    uint64_t values = (uint64_t)s->n_cells * (s->rank + s->n_rope);
-    uint8_t *cache = op_array_add(c, &op->cache, cf_format_row_bytes(op->kv_dtype, values),
-                                  4 * (uint64_t)(i % 4 + 1), OP_IN);
-    for (uint64_t j = 0; j < values; j++) {
-        float v = op_rng_value(&c->rng);
-        if (op->kv_dtype == CF_F32)
-            ((float *)(void *)cache)[j] = v;
-        else
-            ((uint16_t *)(void *)cache)[j] = cf_f32_to_f16(v);
-    }
+    op_cache_add(c, &op->cache, op->kv_dtype, (uint64_t)s->n_cells * (s->rank + s->n_rope), 0,
+                 4 * (uint64_t)(i % 4 + 1));
     cf_row_info *rows = (cf_row_info *)(void *)op_array_add(
         c, &op->rows, op->n_rows * sizeof(cf_row_info), 32, OP_IN);
     for (uint32_t r = 0; r < op->n_rows; r++) {
@@ -303,30 +336,26 @@ static const struct gqa_size gqa_sizes[] = {
     {6, 2, 40, 24, 300, 0, 0, 1.5f, OP_LAY_NONE, true},
     {8, 4, 64, 64, 77, 9, 0, 0, OP_LAY_PLAIN, true},
 };
-enum { GQA_SIZES = sizeof gqa_sizes / sizeof gqa_sizes[0] };
-
-/* `cells` cells of `width`, and behind them two that were never written. */
-static void cache_add(op_case *c, cf_span *field, cf_format t, uint32_t cells, uint32_t width,
-                      uint64_t lead)
-{
-    uint64_t values = (uint64_t)cells * width;
-    uint8_t *cache =
-        op_array_add(c, field, cf_format_row_bytes(t, values + 2 * width), lead, OP_IN);
-    for (uint64_t j = 0; j < values; j++) {
-        float v = op_rng_value(&c->rng);
-        if (t == CF_F32)
-            ((float *)(void *)cache)[j] = v;
-        else
-            ((uint16_t *)(void *)cache)[j] = cf_f32_to_f16(v);
-    }
-}
+static const struct gqa_size gqa_q8_sizes[] = {
+    {1, 1, 32, 32, 1, 0, 0, 0, OP_LAY_NONE, false},
+    {6, 3, 64, 96, 203, 0, 0, 0, OP_LAY_NONE, false},
+    {8, 1, 96, 32, 1000, 0, 16, 1.5f, OP_LAY_PLAIN, false},
+    {3, 3, 128, 128, 300, 100, 0, 0, OP_LAY_ODD, true},
+};
+enum {
+    GQA_SIZES = sizeof gqa_sizes / sizeof gqa_sizes[0],
+    GQA_Q8_SIZES = sizeof gqa_q8_sizes / sizeof gqa_q8_sizes[0],
+    GQA_CASES = GQA_SIZES * OP_ROW_COUNTS * 2 /* then those of CF_Q8_0 */
+};
 
 static void build_attn(op_case *c, int i)
 {
-    const struct gqa_size *s = &gqa_sizes[i / 2 / OP_ROW_COUNTS];
+    bool q8 = i >= GQA_CASES;
+    const struct gqa_size *s =
+        q8 ? &gqa_q8_sizes[(i - GQA_CASES) / OP_ROW_COUNTS] : &gqa_sizes[i / 2 / OP_ROW_COUNTS];
     cf_op_attn *op = &c->op.attn;
-    op->kv_dtype = i % 2 ? CF_F16 : CF_F32;
-    op->n_rows = op_row_counts[i / 2 % OP_ROW_COUNTS];
+    op->kv_dtype = q8 ? CF_Q8_0 : i % 2 ? CF_F16 : CF_F32;
+    op->n_rows = op_row_counts[(q8 ? i : i / 2) % OP_ROW_COUNTS];
     op->n_heads = s->n_heads;
     op->n_kv_heads = s->n_kv_heads;
     op->d_k = s->d_k;
@@ -337,10 +366,11 @@ static void build_attn(op_case *c, int i)
     op->scale = i % 4 < 2 ? 1.0f : 0.3f;
     op->q_stride = s->n_heads * s->d_k + (uint32_t)(i % 3) * 5;
     op_rows_add(c, &op->q, op->n_rows, s->n_heads * s->d_k, op->q_stride);
-    cache_add(c, &op->k, op->kv_dtype, s->n_cells, s->n_kv_heads * s->d_k,
-              4 * (uint64_t)(i % 4 + 1));
-    cache_add(c, &op->v, op->kv_dtype, s->n_cells, s->n_kv_heads * s->d_v,
-              4 * (uint64_t)(i % 3 + 1));
+    uint64_t k_width = s->n_kv_heads * s->d_k, v_width = s->n_kv_heads * s->d_v;
+    op_cache_add(c, &op->k, op->kv_dtype, s->n_cells * k_width, 2 * k_width,
+                 4 * (uint64_t)(i % 4 + 1));
+    op_cache_add(c, &op->v, op->kv_dtype, s->n_cells * v_width, 2 * v_width,
+                 4 * (uint64_t)(i % 3 + 1));
     op_vector_add(c, &op->sinks, (cf_format)(i / 2 % CF_FORMAT_PLAIN), s->n_heads, s->sinks);
     if (s->sharp) {
         float *sharp = op_rows_add(c, &op->sharpness, op->n_rows, 1, 1);
@@ -494,9 +524,9 @@ static const struct family families[] = {
     {OP_head_linear, HEAD_SIZES *OP_ROW_COUNTS *CF_FORMAT_PLAIN * 2, NULL, build_head_linear},
     {OP_norm, NORM_SIZES *OP_ROW_COUNTS * 2, NULL, build_norm},
     {OP_rope, ROPE_ROTS *OP_ROW_COUNTS * 2, NULL, build_rope},
-    {OP_kv_store, STORE_WIDTHS *OP_ROW_COUNTS * 2, NULL, build_kv_store},
-    {OP_attn_latent, ATTN_SIZES *OP_ROW_COUNTS * 2, NULL, build_attn_latent},
-    {OP_attn, GQA_SIZES *OP_ROW_COUNTS * 2, NULL, build_attn},
+    {OP_kv_store, STORE_CASES + STORE_Q8_WIDTHS *OP_ROW_COUNTS, NULL, build_kv_store},
+    {OP_attn_latent, ATTN_CASES + ATTN_Q8_SIZES *OP_ROW_COUNTS, NULL, build_attn_latent},
+    {OP_attn, GQA_CASES + GQA_Q8_SIZES *OP_ROW_COUNTS, NULL, build_attn},
     {OP_glu, FLAT_SIZES *OP_ACTS * 4, NULL, build_glu},
     {OP_map, MAP_WIDTHS *OP_ROW_COUNTS *MAPS * 4, NULL, build_map},
     {OP_add, FLAT_SIZES * 4, NULL, build_add},

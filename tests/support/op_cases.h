@@ -26,7 +26,7 @@ enum {
 typedef enum { OP_IN, OP_OUT, OP_OUT_READBACK } op_role;
 
 /* What an output's elements are. */
-typedef enum { OP_F32, OP_U32, OP_F16 } op_element;
+typedef enum { OP_F32, OP_U32, OP_F16, OP_U16 } op_element;
 
 typedef struct op_array {
     uint8_t *data; /* before the op */
@@ -67,7 +67,7 @@ const op_array *op_case_array(const op_case *c, const cf_span *field);
 /* Where element (o, k) of a weight lies in its array, in values. */
 uint64_t op_weight_index(const cf_weight *w, uint64_t o, uint64_t k);
 
-/* The device has every format that the case's weights are in. */
+/* The device has every format that the case's weights and caches are in. */
 bool op_case_supported(const op_case *c, const cf_gpu *gpu);
 
 /* Rows of the case when an op over them may be split in two (each row is its own), else 0. */

@@ -208,12 +208,22 @@ void op_build_format_linear(op_case *c, int i)
 
 /* ---- head_linear ---- */
 
-const int op_format_head_count = FORMATS * 2;
+/* With outer scales: first stored row and columns of their blocks anywhere in a head. */
+static const struct {
+    cf_format t, scales;
+    uint32_t scale_rows, scale_cols;
+} head_scales[] = {
+    {CF_F8_E4M3, CF_F32, 128, 128}, {CF_F8_E4M3, CF_BF16, 5, 96}, {CF_F4_E2M1, CF_F8_E8M0, 1, 32},
+    {CF_BF16, CF_F16, 16, 64},      {CF_F32, CF_F32, 3, 32},      {CF_I4, CF_BF16, 1, 128},
+};
+enum { HEAD_SCALES = sizeof head_scales / sizeof *head_scales };
+const int op_format_head_count = (FORMATS + 2 * HEAD_SCALES) * 2;
 
 void op_build_format_head_linear(op_case *c, int i)
 {
     cf_op_head_linear *op = &c->op.head_linear;
-    cf_format t = (cf_format)(CF_FORMAT_PLAIN + i / 2);
+    int scaled = i / 2 - FORMATS;
+    cf_format t = scaled < 0 ? (cf_format)(CF_FORMAT_PLAIN + i / 2) : head_scales[scaled / 2].t;
     uint32_t cols = blocks_of(t, 300), in, out;
     op->transposed = i % 2;
     op->n_rows = i % 4 < 2 ? 1 : 3;
@@ -228,12 +238,16 @@ void op_build_format_head_linear(op_case *c, int i)
     op->y_head_stride = out;
     op->y_stride = op->n_heads * op->y_head_stride + 2;
     op_weight_add(c, &op->w, t, op->n_heads * op->head_rows + 1, cols);
+    if (scaled >= 0)
+        op_scales_add(c, &op->w, head_scales[scaled / 2].scales, head_scales[scaled / 2].scale_rows,
+                      head_scales[scaled / 2].scale_cols);
     uint32_t n = (op->n_rows - 1) * op->x_stride + (op->n_heads - 1) * op->x_head_stride + in;
     op_rows_add(c, &op->x, 1, n, n);
     n = (op->n_rows - 1) * op->y_stride + (op->n_heads - 1) * op->y_head_stride + out;
     op_out_add(c, &op->y, n, OP_F32, OP_OUT);
-    snprintf(c->name, sizeof c->name, "head_linear %s %u of %u x %u rows %u%s", cf_format_name(t),
-             op->n_sub, op->head_rows, cols, op->n_rows, op->transposed ? " transposed" : "");
+    snprintf(c->name, sizeof c->name, "head_linear %s %u of %u x %u rows %u%s scales %u x %u",
+             cf_format_name(t), op->n_sub, op->head_rows, cols, op->n_rows,
+             op->transposed ? " transposed" : "", op->w.scale_rows, op->w.scale_cols);
 }
 
 /* ---- vectors ---- */
@@ -394,17 +408,31 @@ static bool has(const cf_gpu *gpu, const op_case *c, const cf_weight *w)
     return !op_case_array(c, &w->span) || cf_gpu_supports(gpu, w->dtype);
 }
 
+static bool has_cache(const cf_gpu *gpu, cf_format t)
+{
+    return t != CF_Q8_0 || cf_gpu_get_info(gpu)->kv_q8;
+}
+
 bool op_case_supported(const op_case *c, const cf_gpu *gpu)
 {
     switch (c->kind) {
     case OP_linear:
         return has(gpu, c, &c->op.linear.w) && has(gpu, c, &c->op.linear.bias);
     case OP_head_linear:
-        return has(gpu, c, &c->op.head_linear.w);
+        return has(gpu, c, &c->op.head_linear.w) &&
+               (!c->op.head_linear.w.scale_rows || cf_gpu_get_info(gpu)->head_scales);
     case OP_norm:
         return has(gpu, c, &c->op.norm.w) && has(gpu, c, &c->op.norm.bias);
     case OP_attn:
-        return has(gpu, c, &c->op.attn.sinks);
+        return has(gpu, c, &c->op.attn.sinks) && has_cache(gpu, c->op.attn.kv_dtype);
+    case OP_kv_store:
+        return has_cache(gpu, c->op.kv_store.kv_dtype);
+    case OP_attn_latent:
+        return has_cache(gpu, c->op.attn_latent.kv_dtype);
+    case OP_attn_bias:
+        return has_cache(gpu, c->op.attn_bias.kv_dtype);
+    case OP_index_score:
+        return has_cache(gpu, c->op.index_score.kv_dtype);
     case OP_get_rows:
         return has(gpu, c, &c->op.get_rows.table);
     case OP_expert_glu:

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "runtime/base/f16.h"
 #include "tests/support/op_build.h"
 
 /* Rows that see the last `n` cells of a cache each, the first row all of them. */
@@ -19,33 +18,27 @@ static cf_row_info *rows_add(op_case *c, cf_span *field, uint32_t n_rows, uint32
     return rows;
 }
 
-/* `values` numbers of a cache. */
-static void cells_add(op_case *c, cf_span *field, cf_format t, uint64_t values, uint64_t lead)
-{
-    uint8_t *cells = op_array_add(c, field, cf_format_row_bytes(t, values), lead, OP_IN);
-    for (uint64_t j = 0; j < values; j++) {
-        float v = op_rng_value(&c->rng);
-        if (t == CF_F32)
-            ((float *)(void *)cells)[j] = v;
-        else
-            ((uint16_t *)(void *)cells)[j] = cf_f32_to_f16(v);
-    }
-}
-
 struct score_size {
     uint32_t n_heads, d, n_cells;
 };
 static const struct score_size score_sizes[] = {
     {1, 1, 1}, {3, 7, 33}, {8, 16, 203}, {64, 128, 130}, {5, 72, 1000}, {9, 33, 77},
 };
-enum { SCORE_SIZES = sizeof score_sizes / sizeof score_sizes[0] };
+static const struct score_size score_q8_sizes[] = {{3, 32, 1}, {8, 128, 203}, {5, 96, 1000}};
+enum {
+    SCORE_SIZES = sizeof score_sizes / sizeof score_sizes[0],
+    SCORE_Q8_SIZES = sizeof score_q8_sizes / sizeof score_q8_sizes[0],
+    SCORE_CASES = SCORE_SIZES * OP_ROW_COUNTS * 2 /* then those of CF_Q8_0 */
+};
 
 void op_build_index_score(op_case *c, int i)
 {
-    const struct score_size *s = &score_sizes[i / 2 / OP_ROW_COUNTS];
+    bool q8 = i >= SCORE_CASES;
+    const struct score_size *s = q8 ? &score_q8_sizes[(i - SCORE_CASES) / OP_ROW_COUNTS]
+                                    : &score_sizes[i / 2 / OP_ROW_COUNTS];
     cf_op_index_score *op = &c->op.index_score;
-    op->kv_dtype = i % 2 ? CF_F16 : CF_F32;
-    op->n_rows = op_row_counts[i / 2 % OP_ROW_COUNTS];
+    op->kv_dtype = q8 ? CF_Q8_0 : i % 2 ? CF_F16 : CF_F32;
+    op->n_rows = op_row_counts[(q8 ? i : i / 2) % OP_ROW_COUNTS];
     op->n_heads = s->n_heads;
     op->d = s->d;
     op->max_cells = s->n_cells + (uint32_t)i % 3;
@@ -55,7 +48,8 @@ void op_build_index_score(op_case *c, int i)
     op->scale = 0.3f;
     op_rows_add(c, &op->q, op->n_rows, s->n_heads * s->d, op->q_stride);
     op_rows_add(c, &op->w, op->n_rows, s->n_heads, op->w_stride);
-    cells_add(c, &op->k, op->kv_dtype, (uint64_t)s->n_cells * s->d, 4 * (uint64_t)(i % 4 + 1));
+    op_cache_add(c, &op->k, op->kv_dtype, (uint64_t)s->n_cells * s->d, 0,
+                 4 * (uint64_t)(i % 4 + 1));
     rows_add(c, &op->rows, op->n_rows, s->n_cells);
     op_out_add(c, &op->scores, (op->n_rows - 1) * (uint64_t)op->score_stride + op->max_cells,
                OP_F32, OP_OUT);
@@ -101,15 +95,22 @@ static const struct bias_size bias_sizes[] = {
     {1, 1, 1, 1, 1},        {3, 7, 33, 9, 4},  {4, 10, 203, 49, 12},
     {2, 64, 1000, 257, 32}, {5, 33, 77, 3, 5}, {1, 128, 12001, 20, 7},
 };
-enum { BIAS_SIZES = sizeof bias_sizes / sizeof bias_sizes[0] };
+static const struct bias_size bias_q8_sizes[] = {{1, 32, 1, 1, 1}, {3, 96, 203, 49, 12}};
+enum {
+    BIAS_SIZES = sizeof bias_sizes / sizeof bias_sizes[0],
+    BIAS_Q8_SIZES = sizeof bias_q8_sizes / sizeof bias_q8_sizes[0],
+    BIAS_CASES = BIAS_SIZES * OP_ROW_COUNTS * 2 /* then those of CF_Q8_0 */
+};
 
 void op_build_attn_bias(op_case *c, int i)
 {
-    const struct bias_size *s = &bias_sizes[i / 2 / OP_ROW_COUNTS];
+    bool q8 = i >= BIAS_CASES;
+    const struct bias_size *s =
+        q8 ? &bias_q8_sizes[(i - BIAS_CASES) / OP_ROW_COUNTS] : &bias_sizes[i / 2 / OP_ROW_COUNTS];
     cf_op_attn_bias *op = &c->op.attn_bias;
     uint32_t width = s->n_heads * s->d;
-    op->kv_dtype = i % 2 ? CF_F16 : CF_F32;
-    op->n_rows = s->n_cells > 10000 ? 2 : op_row_counts[i / 2 % OP_ROW_COUNTS];
+    op->kv_dtype = q8 ? CF_Q8_0 : i % 2 ? CF_F16 : CF_F32;
+    op->n_rows = s->n_cells > 10000 ? 2 : op_row_counts[(q8 ? i : i / 2) % OP_ROW_COUNTS];
     op->n_heads = s->n_heads;
     op->d = s->d;
     op->n_buckets = s->n_buckets;
@@ -122,8 +123,10 @@ void op_build_attn_bias(op_case *c, int i)
     for (uint32_t j = 0; j < s->n_buckets; j++)
         buckets[j] = (uint32_t)cf_rng_below(&c->rng, s->n_rows_of_bias);
     op_rows_add(c, &op->q, op->n_rows, width, op->q_stride);
-    cells_add(c, &op->k, op->kv_dtype, (uint64_t)s->n_cells * width, 4 * (uint64_t)(i % 4 + 1));
-    cells_add(c, &op->v, op->kv_dtype, (uint64_t)s->n_cells * width, 4 * (uint64_t)(i % 3 + 1));
+    op_cache_add(c, &op->k, op->kv_dtype, (uint64_t)s->n_cells * width, 0,
+                 4 * (uint64_t)(i % 4 + 1));
+    op_cache_add(c, &op->v, op->kv_dtype, (uint64_t)s->n_cells * width, 0,
+                 4 * (uint64_t)(i % 3 + 1));
     cf_row_info *rows = rows_add(c, &op->rows, op->n_rows, s->n_cells);
     for (uint32_t r = 0; r < op->n_rows; r++) /* anywhere among its cells, or behind them */
         rows[r].position = (uint32_t)cf_rng_below(&c->rng, rows[r].n_cells + 3);
@@ -132,6 +135,6 @@ void op_build_attn_bias(op_case *c, int i)
              cf_format_name(op->kv_dtype), s->n_heads, s->d, s->n_cells, s->n_buckets, op->n_rows);
 }
 
-const int op_attn_bias_count = BIAS_SIZES * OP_ROW_COUNTS * 2;
-const int op_index_score_count = SCORE_SIZES * OP_ROW_COUNTS * 2;
+const int op_attn_bias_count = BIAS_CASES + BIAS_Q8_SIZES * OP_ROW_COUNTS;
+const int op_index_score_count = SCORE_CASES + SCORE_Q8_SIZES * OP_ROW_COUNTS;
 const int op_index_select_count = SELECT_SIZES * OP_ROW_COUNTS * SELECT_KINDS;

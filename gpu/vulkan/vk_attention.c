@@ -20,7 +20,8 @@ void vk_op_kv_store(cf_gpu *gpu, cf_stream stream, const cf_op_kv_store *op)
               0};
     bool pairs = op->kv_dtype == CF_F16 && op->width % 2 == 0 && push.cache % 4 == 0;
     uint32_t spec[VK_MAX_SPEC] = {FLAT_GROUP, pairs};
-    uint64_t items = (uint64_t)op->n_rows * (pairs ? op->width / 2 : op->width);
+    uint32_t per = op->kv_dtype == CF_Q8_0 ? cf_formats[CF_Q8_0].block_values : pairs ? 2 : 1;
+    uint64_t items = (uint64_t)op->n_rows * (op->width / per);
     cf_assert(items <= UINT32_MAX);
     dispatch_split(gpu, stream, VK_SHADER_kv_store, op->kv_dtype, spec, &push, sizeof push,
                    tiles(items, FLAT_GROUP), 1);
@@ -93,7 +94,8 @@ void vk_op_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *o
                       .n_span = attn_span(vk, op, group_size(vk), cells),
                       .scale = op->scale};
     uint32_t aligned = op->rank % 8 == 0 && op->n_rope % 8 == 0 && aligned16(push.q_lat) &&
-                       aligned16(push.q_rope) && aligned16(push.cache) && op->q_stride % 4 == 0 &&
+                       aligned16(push.q_rope) && aligned_cache(op->kv_dtype, push.cache) &&
+                       op->q_stride % 4 == 0 &&
                        op->q_head_stride % 4 == 0;
     uint32_t spec[VK_MAX_SPEC] = {group_size(vk), aligned, op->rank, op->n_rope, heads, cells,
                                   op->cells.buf != NULL};
@@ -235,7 +237,8 @@ void vk_op_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
         return;
     vk_vectors_ready(&vectors);
     uint32_t aligned = op->d_k % 8 == 0 && op->d_v % 8 == 0 && aligned16(push.q) &&
-                       aligned16(push.k) && aligned16(push.v) && op->q_stride % 4 == 0;
+                       aligned_cache(op->kv_dtype, push.k) &&
+                       aligned_cache(op->kv_dtype, push.v) && op->q_stride % 4 == 0;
     for (uint32_t r = 0; r < op->n_rows; r += cut.rows) {
         uint32_t n = (uint32_t)cf_min_u64(op->n_rows - r, cut.rows);
         for (uint32_t kv = 0; kv < op->n_kv_heads; kv += cut.kv_heads) {

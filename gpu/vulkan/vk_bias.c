@@ -36,8 +36,9 @@ void vk_op_attn_bias(cf_gpu *gpu, cf_stream stream, const cf_op_attn_bias *op)
                       .zero = op->zero,
                       .n_span = bias_span(vk, op),
                       .scale = op->scale};
-    uint32_t aligned = op->d % 8 == 0 && aligned16(push.q) && aligned16(push.k) &&
-                       aligned16(push.v) && op->q_stride % 4 == 0;
+    uint32_t aligned = op->d % 8 == 0 && aligned16(push.q) &&
+                       aligned_cache(op->kv_dtype, push.k) &&
+                       aligned_cache(op->kv_dtype, push.v) && op->q_stride % 4 == 0;
     uint32_t spec[VK_MAX_SPEC] = {group_size(vk), aligned, op->d};
     uint64_t n_cells = op->k.bytes / cf_format_row_bytes(op->kv_dtype, width); /* at most */
     uint32_t step = 32768;                                                     /* rows */

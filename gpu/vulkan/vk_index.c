@@ -21,8 +21,8 @@ void vk_op_index_score(cf_gpu *gpu, cf_stream stream, const cf_op_index_score *o
               .w_stride = op->w_stride,
               .score_stride = op->score_stride,
               .scale = op->scale};
-    uint32_t aligned =
-        op->d % 8 == 0 && aligned16(push.q) && aligned16(push.k) && op->q_stride % 4 == 0;
+    uint32_t aligned = op->d % 8 == 0 && aligned16(push.q) &&
+                       aligned_cache(op->kv_dtype, push.k) && op->q_stride % 4 == 0;
     uint32_t spec[VK_MAX_SPEC] = {group_size(vk), aligned, op->d};
     for (uint32_t r = 0; r < op->n_rows; r += MAX_GRID) {
         uint32_t n = (uint32_t)cf_min_u64(op->n_rows - r, MAX_GRID);

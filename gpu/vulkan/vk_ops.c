@@ -69,12 +69,14 @@ void vk_op_head_linear(cf_gpu *gpu, cf_stream stream, const cf_op_head_linear *o
     vk_gpu *vk = vk_of(gpu);
     struct {
         uint64_t w, x, y, grid;
+        vk_scales scales;
         uint32_t cols, n_rows, head_rows, row_off, n_sub;
         uint32_t x_stride, x_head_stride, y_stride, y_head_stride, unused;
     } push = {weight_address(&op->w),
               span_address(op->x),
               span_address(op->y),
               vk_grid(vk, stream, op->w.dtype),
+              outer_scales(&op->w),
               op->w.cols,
               op->n_rows,
               op->head_rows,
@@ -89,14 +91,15 @@ void vk_op_head_linear(cf_gpu *gpu, cf_stream stream, const cf_op_head_linear *o
         uint32_t unit = format_unit(op->w.dtype), wg = group_size(vk);
         uint32_t t = tile_rows(vk, op->n_rows), most = 64 / unit; /* sums of an invocation */
         t = t < most ? t : most;
-        uint32_t spec[VK_MAX_SPEC] = {wg, aligned_matrix(&op->w), t};
+        uint32_t spec[VK_MAX_SPEC] = {wg, aligned_matrix(&op->w), t, scales_kind(&op->w)};
         vk_dispatch(vk, stream, VK_SHADER_head_linear_t, op->w.dtype, spec, &push, sizeof push,
                     tiles(op->w.cols, wg * unit), op->n_heads, tiles(op->n_rows, t));
         return;
     }
     vk_tile t = tile_of(vk, &op->w, op->n_rows);
     uint32_t aligned = aligned_rows(&op->w, push.x, op->x_stride, op->x_head_stride, false);
-    uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group, aligned, t.outputs, t.rows, 0, t.parts};
+    uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group, aligned, t.outputs, t.rows, 0, t.parts,
+                                  scales_kind(&op->w)};
     vk_dispatch(vk, stream, VK_SHADER_head_linear, op->w.dtype, spec, &push, sizeof push,
                 tiles(op->n_sub, t.outputs), op->n_heads, tiles(op->n_rows, t.rows));
 }

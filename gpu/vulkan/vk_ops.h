@@ -183,6 +183,12 @@ static inline bool aligned16(VkDeviceAddress address)
     return address % 16 == 0;
 }
 
+/* The same of cells; blocks may lie anywhere. */
+static inline bool aligned_cache(cf_format t, VkDeviceAddress address)
+{
+    return t == CF_Q8_0 || aligned16(address);
+}
+
 /* Every row is of whole units, and starts at 16 bytes where the format promises that; transposed,
  * every column of outputs. */
 static inline bool aligned_matrix(const cf_weight *w)

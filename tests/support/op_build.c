@@ -9,8 +9,8 @@
 const uint32_t op_row_counts[OP_ROW_COUNTS] = {1, 2, 5, 17};
 const char *const op_act_names[OP_ACTS] = {"silu", "gelu_tanh", "relu", "swiglu_clamped"};
 const char *const op_layout_names[OP_LAY_NONE + 1] = {
-    "", " even", " odd", " later", " transposed", " transposed part", " transposed odd",
-    " none"};
+    "", " even", " odd", " later", " transposed", " transposed part", " transposed even",
+    " transposed odd", " none"};
 
 float op_rng_value(cf_rng *r)
 {
@@ -86,8 +86,9 @@ static void layout_set(cf_weight *w, op_layout lay)
         w->row_first = 5;
         w->stride = w->rows + 8;
         break;
+    case OP_LAY_TRANSPOSED_EVEN:
     case OP_LAY_TRANSPOSED_ODD:
-        w->row_first = 1;
+        w->row_first = lay == OP_LAY_TRANSPOSED_ODD;
         w->row_step = 2;
         w->stride = 2 * w->rows;
         break;

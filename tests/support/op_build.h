@@ -16,7 +16,8 @@ typedef enum {
     OP_LAY_LATER, /* from the fourth stored row on */
     OP_LAY_TRANSPOSED,
     OP_LAY_TRANSPOSED_PART, /* of a wider one, not at its beginning */
-    OP_LAY_TRANSPOSED_ODD,  /* outputs 1, 3, .. of an interleaved pair */
+    OP_LAY_TRANSPOSED_EVEN, /* outputs 0, 2, .. of an interleaved pair */
+    OP_LAY_TRANSPOSED_ODD,
     OP_LAY_NONE
 } op_layout;
 

@@ -104,7 +104,16 @@ void op_build_route(op_case *c, int i)
 
 /* Layouts of gate, up, down and of their biases. */
 enum { GATE, UP, DOWN, GATE_BIAS, UP_BIAS, DOWN_BIAS, PIECES };
-typedef enum { BARE, PAIRED, FUSED, MIXED, UNGATED, UNGATED_TRANSPOSED, HALF_BIASED } expert_form;
+typedef enum {
+    BARE,
+    PAIRED,
+    FUSED,
+    WOVEN,
+    MIXED,
+    UNGATED,
+    UNGATED_TRANSPOSED,
+    HALF_BIASED
+} expert_form;
 static const op_layout expert_forms[][PIECES] = {
     [BARE] = {OP_LAY_PLAIN, OP_LAY_PLAIN, OP_LAY_PLAIN, OP_LAY_NONE, OP_LAY_NONE, OP_LAY_NONE},
     /* gate and up interleaved, and so are their biases */
@@ -112,6 +121,9 @@ static const op_layout expert_forms[][PIECES] = {
     /* side by side in transposed matrices */
     [FUSED] = {OP_LAY_TRANSPOSED, OP_LAY_TRANSPOSED_PART, OP_LAY_TRANSPOSED, OP_LAY_NONE,
                OP_LAY_NONE, OP_LAY_NONE},
+    /* interleaved in transposed matrices */
+    [WOVEN] = {OP_LAY_TRANSPOSED_EVEN, OP_LAY_TRANSPOSED_ODD, OP_LAY_TRANSPOSED_ODD, OP_LAY_EVEN,
+               OP_LAY_ODD, OP_LAY_PLAIN},
     [MIXED] = {OP_LAY_LATER, OP_LAY_TRANSPOSED, OP_LAY_TRANSPOSED_PART, OP_LAY_PLAIN, OP_LAY_PLAIN,
                OP_LAY_LATER},
     [UNGATED] = {OP_LAY_PLAIN, OP_LAY_NONE, OP_LAY_ODD, OP_LAY_PLAIN, OP_LAY_NONE, OP_LAY_ODD},
@@ -139,6 +151,8 @@ static const struct expert_size expert_sizes[] = {
     {3, 2, 203, 16, CF_F32, CF_F32, CF_F32, CF_F32, PAIRED, CF_ACT_SWIGLU_CLAMPED, false},
     {4, 1, 64, 40, CF_F16, CF_F16, CF_F16, CF_F32, FUSED, CF_ACT_SILU, true},
     {3, 3, 300, 21, CF_BF16, CF_BF16, CF_BF16, CF_F32, FUSED, CF_ACT_SILU, false},
+    {4, 3, 300, 24, CF_BF16, CF_BF16, CF_BF16, CF_BF16, WOVEN, CF_ACT_SWIGLU_CLAMPED, false},
+    {2, 2, 72, 33, CF_F16, CF_F16, CF_F32, CF_F32, WOVEN, CF_ACT_SILU, true},
     {3, 2, 203, 17, CF_F32, CF_BF16, CF_F32, CF_F16, MIXED, CF_ACT_GELU_TANH, true},
     {8, 5, 33, 65, CF_F32, CF_F32, CF_BF16, CF_F32, UNGATED, CF_ACT_RELU, false},
     {2, 2, 300, 7, CF_BF16, CF_BF16, CF_F16, CF_BF16, UNGATED_TRANSPOSED, CF_ACT_GELU_TANH, true},

@@ -114,6 +114,23 @@ float weight_value(WUnit w, uint i)
 {
     return float(SBYTE(2 + i)) * w.d;
 }
+// Of a cache, too: an eighth of two words and the scale.
+WBlock weight_block(uint64_t row, uint b, uint n)
+{
+    WUnit w;
+    WBlock block;
+    uint64_t at = row + b / 4 * 34ul;
+    float d = half_low(load_u16(at));
+    LOAD_SOME(w.q, 0, at + 2ul + b % 4 * 8ul, 2, 8, 8, 2)
+    [[unroll]] for (uint j = 0; j < W_BLOCK; j++)
+        block.v[j / 4][j % 4] = float(SBYTE(j)) * d;
+    return block;
+}
+float weight_element(uint64_t row, uint i)
+{
+    uint64_t at = row + i / 32 * 34ul;
+    return float(int(load_u8(at + 2ul + i % 32) << 24) >> 24) * half_low(load_u16(at));
+}
 
 #elif WEIGHT_FMT == FMT_iq4_nl
 WUnit weight_unit(uint64_t row, uint u, uint n)

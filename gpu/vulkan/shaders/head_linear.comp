@@ -7,6 +7,7 @@
 
 layout(push_constant, std430) uniform Params {
     uint64_t w, x, y, grid;
+    Scales scales;
     uint cols, n_rows, head_rows, row_off, n_sub;
     uint x_stride, x_head_stride, y_stride, y_head_stride, unused;
 } p;
@@ -16,8 +17,8 @@ void main()
     uint o0 = gl_WorkGroupID.x * R, h = gl_WorkGroupID.y, r0 = gl_WorkGroupID.z * T;
     uint64_t first = uint64_t(h) * p.head_rows + p.row_off;
     weight_grid = p.grid;
-    dot_outputs(0, R, p.w + first * weight_bytes(p.cols), 1, 1, Scales(0ul, 1, 1, 0), o0, p.n_sub,
-                p.cols);
+    Scales scales = Scales(p.scales.at, p.scales.rows, p.scales.cols, uint(first));
+    dot_outputs(0, R, p.w + first * weight_bytes(p.cols), 1, 1, scales, o0, p.n_sub, p.cols);
     [[unroll]] for (uint i = 0; i < T; i++) {
         uint64_t row = min(r0 + i, p.n_rows - 1);
         dot_x[i] = p.x + (row * p.x_stride + uint64_t(h) * p.x_head_stride) * 4ul;

@@ -4,10 +4,13 @@
 #extension GL_GOOGLE_include_directive : require
 layout(constant_id = 1) const bool ALIGNED = false;
 layout(constant_id = 2) const uint T = 1;
+layout(constant_id = 3) const uint SCALES = 0; // scales.glsl
 #include "weight.glsl"
+#include "scales.glsl"
 
 layout(push_constant, std430) uniform Params {
     uint64_t w, x, y, grid;
+    Scales scales;
     uint cols, n_rows, head_rows, row_off, n_sub;
     uint x_stride, x_head_stride, y_stride, y_head_stride, unused;
 } p;
@@ -30,8 +33,15 @@ void main()
         acc[j / W_VECS].v[j % W_VECS] = vec4(0.0);
     for (uint i = 0; i < p.n_sub; i++) {
         WUnit w = weight_unit(p.w + (first + i) * weight_bytes(p.cols), u, p.cols);
+        float scale = 1.0;
+        if (SCALES != SCALES_NONE) {
+            uint64_t row = scales_row(SCALES, p.scales, uint(first) + i, 1, p.cols);
+            scale = scales_value(SCALES, row, u * W_UNIT / p.scales.cols);
+        }
         [[unroll]] for (uint e = 0; e < W_EIGHTS; e++) {
             WBlock eight = weight_eight(w, u, e, p.cols);
+            if (SCALES != SCALES_NONE)
+                eight = block_scaled(eight, scale);
             [[unroll]] for (uint t = 0; t < T; t++) {
                 vec4 xi = vec4(F32s(x[t]).v[i]);
                 [[unroll]] for (uint j = 0; j < W_VECS; j++)

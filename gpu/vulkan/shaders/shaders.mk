@@ -7,7 +7,7 @@ VK_FORMAT_H       := runtime/base/format.h
 VK_WEIGHT_FORMATS := $(shell awk '/^ *CF_F32,/ { on = 1 } \
   on { n = split($$0, w, /[ ,]+/); for (i = 1; i <= n && on; i++) if (w[i] ~ /^CF_/) { \
          print tolower(substr(w[i], 4)); on = w[i] != "CF_F8_E4M3" } }' $(VK_FORMAT_H))
-VK_KV_FORMATS     := f32 f16
+VK_KV_FORMATS     := f32 f16 q8_0
 VK_WEIGHT_SHADERS := linear head_linear head_linear_t expert_glu expert_down get_rows
 VK_KV_SHADERS     := kv_store attn_latent attn index_score attn_bias
 VK_PLAIN_SHADERS  := norm rope attn_merge glu map add route combine conv state_gates attn_state gate index_select

@@ -985,6 +985,14 @@ static void op_check(op_kind kind, bool is_ref)
     CHECK_INT(cf_gpu_validation_errors(gpu), 0);
 }
 
+/* Ops named on the command line; none: all. */
+static bool wanted[OP_KINDS], any_wanted;
+
+static bool op_wanted(op_kind k)
+{
+    return wanted[k] || !any_wanted;
+}
+
 static void device_check(const cf_gpu_info *info, const char *as)
 {
     char device[32], line[96];
@@ -994,6 +1002,8 @@ static void device_check(const cf_gpu_info *info, const char *as)
     unequal_repeats = unequal_splits = lacking = 0;
     gpu = device_open(device, 3);
     for (int k = 0; k < OP_KINDS; k++) {
+        if (!op_wanted((op_kind)k))
+            continue;
         snprintf(line, sizeof line, "%s%s_%s", device, as, op_kind_name((op_kind)k));
         RUN_NAMED(line, op_check((op_kind)k, is_ref));
     }
@@ -1108,21 +1118,41 @@ static void work_sees_writes_until_submit(void)
     cf_gpu_close(&g);
 }
 
-/* Arguments: the devices to look at ("vulkan:0" or "vulkan"); none: all of them. */
+static bool op_name(const char *name)
+{
+    for (int k = 0; k < OP_KINDS; k++)
+        if (!strcmp(name, op_kind_name((op_kind)k)))
+            return true;
+    return false;
+}
+
+static void ops_want(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++)
+        for (int k = 0; k < OP_KINDS; k++)
+            if (!strcmp(argv[i], op_kind_name((op_kind)k)))
+                wanted[k] = any_wanted = true;
+}
+
+/* Arguments: the devices to look at ("vulkan:0" or "vulkan"), and the ops ("attn"); none: all. */
 static bool device_wanted(const cf_gpu_info *info, int argc, char **argv)
 {
     char device[32];
+    bool any = false;
     snprintf(device, sizeof device, "%.15s:%d", info->backend, info->index);
-    for (int i = 1; i < argc; i++)
+    for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], device) || !strcmp(argv[i], info->backend))
             return true;
-    return argc < 2;
+        any = any || !op_name(argv[i]);
+    }
+    return !any;
 }
 
 int main(int argc, char **argv)
 {
     cf_gpu_info infos[16];
     int n = cf_gpu_list(infos, 16, NULL, 0);
+    ops_want(argc, argv);
     RUN(opening_names_what_is_known);
     RUN(buffers_are_charged_and_bounded);
     RUN(work_sees_writes_until_submit);

@@ -43,10 +43,11 @@ WBlock block_scaled(WBlock w, float scale)
 // a / b to the last bit, whatever the device's division is worth.
 float divided(float a, float b)
 {
-    float inverse = 1.0 / b;
-    inverse = fma(fma(-b, inverse, 1.0), inverse, inverse);
-    float q = a * inverse;
-    return fma(fma(-b, q, a), inverse, q);
+    precise float inverse = 1.0 / b;
+    precise float better = fma(fma(-b, inverse, 1.0), inverse, inverse);
+    precise float q = a * better;
+    precise float exact = fma(fma(-b, q, a), better, q);
+    return exact;
 }
 
 const uint Q8_GROUP = 32; // CF_Q8_GROUP
@@ -67,8 +68,8 @@ vec2 q8_scale(uint64_t row, uint i, uint n)
 
 float q8_rounded(float x, vec2 scale)
 {
-    float v = x * scale.y;
-    float whole = trunc(v); // halves go away from zero
+    precise float v = x * scale.y; // not part of an fma with what follows
+    precise float whole = trunc(v); // halves go away from zero
     if (abs(v - whole) >= 0.5)
         whole += v < 0.0 ? -1.0 : 1.0;
     return scale.x * whole;

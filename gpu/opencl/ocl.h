@@ -92,7 +92,7 @@ typedef enum {
     X(linear_t, OCL_COLUMNS, 4)                                                                    \
     X(expert_glu_t, OCL_COLUMNS, 6)                                                                \
     X(expert_down_t, OCL_COLUMNS, 6)                                                               \
-    X(head_linear_t, OCL_HEADS, 3)                                                                 \
+    X(head_linear_t, OCL_HEADS, 4)                                                                 \
     X(get_rows, OCL_ROWS, 3)                                                                       \
     X(kv_store, OCL_KV, 3)                                                                         \
     X(attn_latent, OCL_KV, 6)                                                                      \

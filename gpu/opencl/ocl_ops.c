@@ -132,6 +132,7 @@ static void heads_transposed(ocl_gpu *g, cf_stream stream, const cf_op_head_line
 {
     ocl_head_linear_t_params p = {.units = op->n_heads * column_units(g, op->w.cols),
                                   .w = op->w.span.off,
+                                  .scales = op->w.scales.off,
                                   .x = op->x.off,
                                   .y = op->y.off,
                                   .cols = op->w.cols,
@@ -142,8 +143,11 @@ static void heads_transposed(ocl_gpu *g, cf_stream stream, const cf_op_head_line
                                   .x_stride = op->x_stride,
                                   .x_head_stride = op->x_head_stride,
                                   .y_stride = op->y_stride,
-                                  .y_head_stride = op->y_head_stride};
-    cf_gpu_buf *bufs[] = {op->w.span.buf, op->x.buf, op->y.buf};
+                                  .y_head_stride = op->y_head_stride,
+                                  .scale_rows = op->w.scale_rows,
+                                  .scale_cols = op->w.scale_cols,
+                                  .scale_format = (uint32_t)op->w.scale_format};
+    cf_gpu_buf *bufs[] = {op->w.span.buf, op->w.scales.buf, op->x.buf, op->y.buf};
     LAUNCH(g, stream, head_linear_t, op->w.dtype, bufs, &p);
 }
 
@@ -153,6 +157,7 @@ static void heads_plain(ocl_gpu *g, cf_stream stream, const cf_op_head_linear *o
     uint64_t row_bytes = cf_format_row_bytes(op->w.dtype, op->w.cols);
     cf_weight head = op->w;
     head.rows = op->n_sub;
+    head.row_first = op->row_off;
     ocl_product_params p = {.x = op->x.off,
                             .y = op->y.off,
                             .w_job = op->head_rows * row_bytes,
@@ -162,11 +167,12 @@ static void heads_plain(ocl_gpu *g, cf_stream stream, const cf_op_head_linear *o
                             .y_stride = op->y_stride,
                             .mode = OCL_PRODUCT_PLAIN,
                             .bias_format = {OCL_NO_VECTOR},
+                            .rows_job = op->head_rows,
                             .scale = 1.0f};
     product_shape(g, &p, &head, NULL, op->n_heads);
-    p.w[0] += op->row_off * row_bytes;
-    p.jobs[0] = (ocl_product_job){.w = {weight_place(&op->w)}, .count = op->n_rows};
-    cf_gpu_buf *bufs[] = {op->w.span.buf, NULL,      NULL, NULL, NULL,
+    p.jobs[0] = (ocl_product_job){
+        .w = {weight_place(&op->w)}, .scales = {scales_place(&op->w)}, .count = op->n_rows};
+    cf_gpu_buf *bufs[] = {op->w.span.buf, NULL,      NULL, NULL, op->w.scales.buf,
                           NULL,           op->x.buf, NULL, NULL, op->y.buf};
     LAUNCH(g, stream, product, op->w.dtype, bufs, &p);
 }

@@ -14,6 +14,8 @@ typedef struct column_rows {
     ulong row_bytes;
     uint n, cols, step;
     bool x_q8;
+    bytes_in scales; // outer ones, where scale_rows > 0; stored: the first row of all stored ones
+    uint stored, scale_rows, scale_cols, scale_format;
 } column_rows;
 
 INLINE void column_block_load(const column_rows *c, const bool whole, bytes_in row, uint b, vec *e)
@@ -31,6 +33,18 @@ INLINE void column_block_load(const column_rows *c, const bool whole, bytes_in r
         weight_block(row, b, e);
     } else {
         weight_tail(row, b, c->cols, e);
+    }
+}
+
+// Outer scales of block b of row k.
+INLINE void column_scale(const column_rows *c, uint k, uint b, vec *e)
+{
+    ulong per_row = (c->cols + c->scale_cols - 1) / c->scale_cols;
+    ulong first = (c->stored + k) / c->scale_rows * per_row;
+    for (uint v = 0; v < W_VECS; v++) {
+        uint at = b * W_BLOCK + v * LANES;
+        if (at < c->cols)
+            e[v] *= outer_scale(c->scales, c->scale_format, first + at / c->scale_cols);
     }
 }
 
@@ -65,6 +79,8 @@ INLINE void column_sums(const uint t, const bool whole, const column_rows *c, ui
             if (t == 1)
                 PREFETCH(row + T_AHEAD * c->row_bytes + weight_bytes((b0 + b) * W_BLOCK));
             column_block_load(c, whole, row, b0 + b, e);
+            if (c->scale_rows)
+                column_scale(c, k, b0 + b, e);
 #pragma unroll
             for (uint i = 0; i < t; i++)
 #pragma unroll

@@ -35,3 +35,16 @@ INLINE void weight_tail(bytes_in row, uint b, uint n, vec *w)
         w[v] = 0.0f;
 #endif
 }
+
+// The i-th of outer scales (ops.h).
+INLINE float outer_scale(bytes_in scales, uint format, ulong i)
+{
+    if (format == OCL_F32)
+        return ((const __global float *)scales)[i];
+    if (format == OCL_F16)
+        return half_at(scales + 2 * i);
+    if (format == OCL_BF16)
+        return as_float(u16_at(scales + 2 * i) << 16);
+    uint e = scales[i];
+    return as_float(e == 0xff ? 0x7fc00000u : e ? e << 23 : 0x00400000u);
+}

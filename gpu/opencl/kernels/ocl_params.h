@@ -68,14 +68,14 @@ typedef struct ocl_product_job {
 } ocl_product_job;
 
 /* Without by_table all jobs are the first, moved by the *_job steps (w_job in bytes, x_job and y_job
- * in floats). both: 1 where gate and up go together. x_per_pair: a row of x serves so many pairs; 0:
+ * in floats, rows_job in stored rows). both: 1 where gate and up go together. x_per_pair: a row of x serves so many pairs; 0:
  * it is the pair's own. w, bias: bytes ahead of every job's. Outer scales as in cf_weight. */
 typedef struct ocl_product_params {
     ocl_u64 units, w[2], bias[2], x, y, pairs, weights, w_job, x_job, y_job;
     ocl_u32 rows, cols, unit_rows, w_step[2], both, by_table;
     ocl_u32 x_stride, y_stride, x_per_pair, y_by_pair, has_weights, mode, act, accumulate, x_q8;
     ocl_u32 bias_format[2], bias_step[2];
-    ocl_u32 scale_rows, scale_cols, scale_format, row_first[2];
+    ocl_u32 scale_rows, scale_cols, scale_format, row_first[2], rows_job;
     float scale, limit, alpha;
     ocl_product_job jobs[OCL_EXPERTS_PER_LAUNCH];
 } ocl_product_params;
@@ -89,9 +89,10 @@ typedef struct ocl_linear_t_params {
 } ocl_linear_t_params;
 
 typedef struct ocl_head_linear_t_params {
-    ocl_u64 units, w, x, y;
+    ocl_u64 units, w, scales, x, y;
     ocl_u32 cols, n_rows, head_rows, row_off, n_sub;
-    ocl_u32 x_stride, x_head_stride, y_stride, y_head_stride, unused;
+    ocl_u32 x_stride, x_head_stride, y_stride, y_head_stride;
+    ocl_u32 scale_rows, scale_cols, scale_format;
 } ocl_head_linear_t_params;
 
 /* w_head_step, bias_head_step: 0, or width: a part for each head. */

@@ -15,6 +15,7 @@ typedef struct product_args {
     const __global uint *pairs;
     const __global float *weights;
     uint begin, count; // rows; through `pairs` where the op has them
+    uint stored;       // rows of the matrix ahead of p->row_first
 } product_args;
 
 // A row of the doubled matrix: where it lies, and its first outer scale.
@@ -33,23 +34,11 @@ INLINE weight_row row_of(const product_args *a, const ocl_product_params *p, uin
     uint m = v & p->both, o = min(v, product_rows(p) - 1) >> p->both;
     weight_row r = {a->w[m] + (ulong)o * p->w_step[m] * weight_bytes(p->cols), a->scales[m], 0};
     if (p->scale_rows) {
-        uint stored = p->row_first[m] + o * p->w_step[m];
+        uint stored = a->stored + p->row_first[m] + o * p->w_step[m];
         r.scale = (ulong)(stored / p->scale_rows) *
                   ((p->cols + p->scale_cols - 1) / p->scale_cols);
     }
     return r;
-}
-
-INLINE float outer_scale(bytes_in scales, uint format, ulong i)
-{
-    if (format == OCL_F32)
-        return ((const __global float *)scales)[i];
-    if (format == OCL_F16)
-        return half_at(scales + 2 * i);
-    if (format == OCL_BF16)
-        return as_float(u16_at(scales + 2 * i) << 16);
-    uint e = scales[i];
-    return as_float(e == 0xff ? 0x7fc00000u : e ? e << 23 : 0x00400000u);
 }
 
 // Outer scales of block b of a row.
@@ -414,6 +403,7 @@ KERNEL product(bytes_in w0, bytes_in w1, bytes_in bias0, bytes_in bias1, bytes_i
         a.y = FLOATS_OUT(y, p.y) + move * p.y_job;
         a.pairs = UINTS(pairs, p.pairs);
         a.weights = FLOATS(weights, p.weights);
+        a.stored = (uint)move * p.rows_job;
         a.begin = job.begin;
         a.count = job.count;
         if (a.count)

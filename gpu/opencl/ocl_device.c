@@ -109,6 +109,7 @@ static bool probe_device(probe *p, cl_device_id device)
     i->imports = true;
     i->head_scales = true;
     i->transposed_steps = true;
+    i->kv_q8 = true;
     i->own_transfer = true;
     i->import_align = OCL_IMPORT_ALIGN;
     for (int s = 0; s < CF_STREAM_COUNT; s++)

@@ -200,7 +200,7 @@ static bool class_has(ocl_kernel_class class, cf_format format)
     case OCL_COLUMNS:
         return cf_formats[format].block_values == 1;
     case OCL_KV:
-        return format == CF_F32 || format == CF_F16;
+        return format == CF_F32 || format == CF_F16 || format == CF_Q8_0;
     case OCL_PLAIN:
     case OCL_CLASS_COUNT:
         break;

@@ -1,5 +1,51 @@
-// The KV cache in the format of the program: F32 or F16 (FORMAT_F16). A row's cf_row_info is
-// cell, first_cell, n_cells, position.
+// The KV cache in the format of the program: F32, F16 (FORMAT_F16) or blocks of 32 in 8 bits
+// (FORMAT_Q8_0). A row's cf_row_info is cell, first_cell, n_cells, position.
+
+#if defined(FORMAT_Q8_0)
+// a / b as the host rounds it, also where a device's division does not: a step from the remainder.
+INLINE float divide_exactly(float a, float b)
+{
+    float q = a / b;
+    return fma(fma(-q, b, a), 1.0f / b, q);
+}
+
+// One block, to the bit what ops.h says.
+INLINE void kv_put(const __global float *x, bytes_out out)
+{
+    float most = 0.0f;
+    bool finite = true;
+    for (uint i = 0; i < 32; i++) {
+        float v = fabs(x[i]);
+        finite = finite && as_uint(v) < 0x7f800000u;
+        most = v > most ? v : most;
+    }
+    bool zero = finite && most < 0x1p-100f;
+    float d = finite && !zero ? divide_exactly(most, 127.0f) : 0.0f;
+    float inverse = d > 0.0f ? divide_exactly(1.0f, d) : 0.0f;
+    vstore_half_rte(d, 0, (__global half *)out);
+    if (!finite)
+        *(__global ushort *)out = 0x7e00;
+    for (uint i = 0; i < 32; i++) {
+        int code = 0;
+        if (finite)
+            code = min((int)(fabs(x[i] * inverse) + 0.5f), 127);
+        out[2 + i] = (uchar)(x[i] < 0.0f ? -code : code);
+    }
+}
+#define KV_VALUES 32u
+#elif defined(FORMAT_F16)
+INLINE void kv_put(const __global float *x, bytes_out out)
+{
+    vstore_half_rte(*x, 0, (__global half *)out);
+}
+#define KV_VALUES 1u
+#else
+INLINE void kv_put(const __global float *x, bytes_out out)
+{
+    *(__global float *)out = *x;
+}
+#define KV_VALUES 1u
+#endif
 
 // cache[rows[u].cell] = x[u]. A unit is a row.
 KERNEL kv_store(bytes_in x, bytes_out cache, bytes_in rows, const ocl_kv_store_params p)
@@ -8,13 +54,8 @@ KERNEL kv_store(bytes_in x, bytes_out cache, bytes_in rows, const ocl_kv_store_p
         const __global float *in = FLOATS(x, p.x) + u * p.x_stride;
         ulong cell = UINTS(rows, p.rows)[4 * u];
         bytes_out out = cache + p.cache + cell * weight_bytes(p.width);
-        for (uint i = ITEM; i < p.width; i += WG) {
-#ifdef FORMAT_F16
-            vstore_half_rte(in[i], i, (__global half *)out);
-#else
-            ((__global float *)out)[i] = in[i];
-#endif
-        }
+        for (uint i = ITEM * KV_VALUES; i < p.width; i += WG * KV_VALUES)
+            kv_put(in + i, out + weight_bytes(i));
     }
 }
 
@@ -78,13 +119,16 @@ INLINE void attn_add(const uint t, bytes_in values, const __global uint *list, u
     uint blocks = (width + W_BLOCK - 1) / W_BLOCK;
     for (uint b = ITEM; b < blocks; b += WG) {
         uint k = b * W_BLOCK;
-        bool whole = k + LANES <= width;
-        vec acc[ATTN_HEADS], e[W_VECS];
-        for (uint h = 0; h < t; h++) {
-            acc[h] = 0.0f;
-            if (!first && h < heads)
-                acc[h] = vec_load_n(a->y[h] + k, width - k) * a->rescale[h];
-        }
+        bool whole = k + W_BLOCK <= width;
+        vec acc[ATTN_HEADS * W_VECS], e[W_VECS];
+        for (uint h = 0; h < t; h++)
+#pragma unroll
+            for (uint v = 0; v < W_VECS; v++) {
+                uint at = k + v * LANES;
+                acc[h * W_VECS + v] = 0.0f;
+                if (!first && h < heads && at < width)
+                    acc[h * W_VECS + v] = vec_load_n(a->y[h] + at, width - at) * a->rescale[h];
+            }
         for (uint c = 0; c < n; c++) {
             bytes_in cell = values + (list ? list[c] : c) * cell_bytes;
             if (whole)
@@ -93,10 +137,17 @@ INLINE void attn_add(const uint t, bytes_in values, const __global uint *list, u
                 weight_tail(cell, b, width, e);
 #pragma unroll
             for (uint h = 0; h < t; h++)
-                acc[h] = MULTIPLY_ADD(e[0], (vec)s[h * ATTN_CELLS + c], acc[h]);
+#pragma unroll
+                for (uint v = 0; v < W_VECS; v++)
+                    acc[h * W_VECS + v] = MULTIPLY_ADD(e[v], (vec)s[h * ATTN_CELLS + c],
+                                                       acc[h * W_VECS + v]);
         }
         for (uint h = 0; h < heads; h++)
-            vec_store_n(acc[h], a->y[h] + k, width - k);
+#pragma unroll
+            for (uint v = 0; v < W_VECS; v++)
+                if (k + v * LANES < width)
+                    vec_store_n(acc[h * W_VECS + v], a->y[h] + k + v * LANES,
+                                width - k - v * LANES);
     }
     SYNC();
 }

@@ -25,7 +25,9 @@ int exec_submit(cf_exec *x, cf_gpu_point wait, cf_gpu_point *point, cf_err *err)
     if (x->dense_ready.value > wait.value)
         wait = x->dense_ready;
     x->dense_ready = (cf_gpu_point){CF_STREAM_TRANSFER, 0};
-    int rc = cf_gpu_submit(x->gpu, CF_STREAM_COMPUTE, &wait, wait.value ? 1 : 0, &point->value,
+    int rc = x->times && wait.value ? exec_profile_copies(x, wait, err) : 0;
+    if (rc >= 0)
+        rc = cf_gpu_submit(x->gpu, CF_STREAM_COMPUTE, &wait, wait.value ? 1 : 0, &point->value,
                            err);
     if (x->e->dense && rc >= 0)
         cf_dense_submitted(x->e->dense, *point);
@@ -317,7 +319,7 @@ static void rows_upload(cf_exec *x)
     }
 }
 
-static int step_dispatch(cf_exec *x, const cf_step *s, cf_err *err)
+int exec_step(cf_exec *x, const cf_step *s, cf_err *err)
 {
     switch (s->kind) {
     case CF_STEP_EMBED:
@@ -365,7 +367,7 @@ static int step_dispatch(cf_exec *x, const cf_step *s, cf_err *err)
 static int step_run(cf_exec *x, const cf_step *s, cf_err *err)
 {
     uint64_t begin = cf_timeline_now(x->e->timeline);
-    int rc = step_dispatch(x, s, err);
+    int rc = x->times ? exec_profile_step(x, s, err) : exec_step(x, s, err);
     if (x->dense_rc < 0) /* the cause of whatever else went wrong */
         rc = x->dense_rc;
     else if (x->e->dense)

@@ -32,6 +32,16 @@ typedef struct cf_batch {
 int cf_exec_create(cf_exec **out, cf_engine *engine, cf_err *err);
 void cf_exec_destroy(cf_exec **exec);
 
+/* What the steps of a plan took. */
+typedef struct cf_step_time {
+    uint64_t ns;               /* without what follows */
+    uint64_t read_ns, copy_ns; /* the engine waited for reads, for copies */
+} cf_step_time;
+
+/* From the next run on every step is submitted and waited for by itself, and what it took is added
+ * to times[its index in the plan]. NULL: no more. Results are the same, only later. */
+void cf_exec_profile(cf_exec *exec, cf_step_time *times);
+
 /* Runs the plan. *logits: of the last row when last_logits or outputs->row asked for them (valid
  * until the next run), else NULL. On failure nothing is in flight any more. */
 int cf_exec_run(cf_exec *exec, const cf_batch *batch, const float **logits, cf_err *err);

@@ -1,5 +1,5 @@
 /* Shared by the executor's files (exec.c, exec_attn.c, exec_latent.c, exec_moe.c, exec_rows.c,
- * exec_state.c, exec_index.c, exec_cross.c, exec_pick.c, exec_predict.c). */
+ * exec_state.c, exec_index.c, exec_cross.c, exec_pick.c, exec_predict.c, exec_profile.c). */
 #ifndef CF_RUNTIME_EXEC_INTERNAL_H
 #define CF_RUNTIME_EXEC_INTERNAL_H
 
@@ -32,6 +32,8 @@ struct cf_exec {
     cf_gpu_point dense_ready; /* streamed weights of recorded work are on the device from then on */
     int dense_rc;             /* of this batch; negative: a streamed weight did not come */
     cf_err *err;              /* where its sentence goes */
+    cf_step_time *times;      /* NULL, or each step is run and timed by itself */
+    uint64_t profile_copy_ns; /* waited for copies because of that */
 
     /* Host tables of one MoE layer. */
     uint32_t *chosen;      /* [chunk, k] ids, as ROUTE left them */
@@ -103,6 +105,12 @@ void exec_linear(cf_exec *x, cf_wid w, cf_span src, uint32_t src_stride, cf_span
 /* Rotates the rotary part of each of `heads` heads, `skip` floats into a head. */
 void exec_rotate(cf_exec *x, uint32_t rope_def, cf_span span, uint32_t skip, uint32_t heads,
                  uint32_t stride, uint32_t head_stride);
+
+/* Any step, by its kind. */
+int exec_step(cf_exec *x, const cf_step *s, cf_err *err);
+/* exec_profile.c: the same, waited for and timed; waiting for copies that the device would wait for. */
+int exec_profile_step(cf_exec *x, const cf_step *s, cf_err *err);
+int exec_profile_copies(cf_exec *x, cf_gpu_point point, cf_err *err);
 
 int exec_attn(cf_exec *x, const cf_step *s, cf_err *err);
 int exec_attn_latent(cf_exec *x, const cf_step *s, cf_err *err);

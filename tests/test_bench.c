@@ -290,6 +290,71 @@ static void model_table_and_csv(void)
     CHECK_HAS(r.out, "\n5,decode,2,");
 }
 
+/* Parts of a whole: what is not named is what is left, and layers add up to kinds. */
+static void profile_check(const json_t *x, int tokens)
+{
+    const json_t *kinds = json_object_get(x, "kinds"), *steps = json_object_get(x, "steps"), *k, *s;
+    double total = number(x, "seconds"), named = 0, reads = 0, copies = 0;
+    size_t i, j, n = 0;
+    CHECK_INT(number(x, "tokens"), tokens);
+    CHECK(total > 0 && number(x, "undisturbed_seconds") > 0);
+    json_array_foreach (kinds, i, k) {
+        double seconds = 0, of = number(k, "seconds");
+        size_t count = 0;
+        json_array_foreach (steps, j, s)
+            if (!strcmp(json_string_value(json_object_get(s, "step")),
+                        json_string_value(json_object_get(k, "step")))) {
+                seconds += number(s, "seconds");
+                count++;
+            }
+        CHECK_INT(count, number(k, "steps"));
+        CHECK(fabs(seconds - of) < 1e-8 + 1e-6 * of);
+        CHECK(fabs(number(k, "share") * total - of) < 1e-8 + 1e-6 * total);
+        named += of;
+        n += count;
+    }
+    CHECK_INT(n, json_array_size(steps));
+    json_array_foreach (steps, j, s) {
+        reads += number(s, "reads");
+        copies += number(s, "copies");
+    }
+    CHECK(fabs(reads - number(x, "reads")) < 1e-8 + 1e-6 * reads);
+    CHECK(fabs(copies - number(x, "copies")) < 1e-8 + 1e-6 * copies);
+    double sum = named + reads + copies + number(x, "other");
+    CHECK(fabs(sum - total) < 1e-8 + 1e-6 * total);
+    CHECK(number(x, "named_share") >= 0.95);
+}
+
+static void model_profile(void)
+{
+    static const int contexts[] = {5, 40};
+    result r;
+    cli(&r, "bench models/demo --device ref --profile --contexts 5,40 -n 4 --samples 3 --json "
+            "--memory discrete");
+    CHECK_INT(r.code, 0);
+    json_t *v = json_of(r.out);
+    REQUIRE(v);
+    const json_t *results = json_object_get(v, "results");
+    REQUIRE(json_array_size(results) == 2);
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *x = json_array_get(results, i);
+        CHECK_INT(number(x, "context"), contexts[i]);
+        profile_check(x, 4);
+    }
+    json_decref(v);
+    cli(&r, "bench " MODEL " --device ref -n 2 --samples 1 --ctx 32 --profile");
+    CHECK_INT(r.code, 0);
+    CHECK_HAS(r.out, "a token of decode behind 30 (");
+    CHECK_HAS(r.out, "  EXPERTS ");
+    CHECK_HAS(r.out, "  reads waited for ");
+    CHECK_HAS(r.out, "  undisturbed ");
+    cli(&r, "bench " MODEL " --device ref -n 2 --samples 1 --ctx 32 --profile --csv");
+    CHECK_INT(r.code, 0);
+    CHECK_HAS(r.out, "context,part,steps,seconds_per_token,share,weight_bytes_per_token\n");
+    CHECK_HAS(r.out, "\n30,EXPERTS,");
+    CHECK_HAS(r.out, "\n30,undisturbed,0,");
+}
+
 static void model_refusals(void)
 {
     result r;
@@ -401,6 +466,7 @@ int main(void)
     RUN(io_refusals);
     RUN(model_json);
     RUN(model_table_and_csv);
+    RUN(model_profile);
     RUN(model_refusals);
     RUN(status_line);
     tmp_dir_finish(&dir);

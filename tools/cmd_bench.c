@@ -16,6 +16,7 @@
 #include "tools/bench.h"
 #include "tools/bench_device.h"
 #include "tools/bench_io.h"
+#include "tools/bench_profile.h"
 #include "tools/progress.h"
 #include "tools/stats_table.h"
 #include "tools/table.h"
@@ -38,12 +39,15 @@ static const char bench_help[] =
     "  -n N            tokens of decode behind each; default 16\n"
     "  --samples N     of each; default 3\n"
     "  --seed S        of the ids; default 0\n"
+    "  --profile       instead: where the time of a decode step goes, each step of the plan by\n"
+    "                  itself, what was waited for reads and copies apart, beside the time of\n"
+    "                  undisturbed tokens; --json says it for every step of every layer\n"
     "  --json, --csv   machine-readable\n"
     "\n"
     "example:\n"
     "  catflap bench models/demo --vram 28M --contexts 64,256\n";
 
-enum { OPT_CONTEXTS = CF_OPT_COMMAND, OPT_SAMPLES, OPT_SEED, OPT_JSON, OPT_CSV };
+enum { OPT_CONTEXTS = CF_OPT_COMMAND, OPT_SAMPLES, OPT_SEED, OPT_PROFILE, OPT_JSON, OPT_CSV };
 
 /* clang-format off */
 static const struct option bench_options[] = {
@@ -51,6 +55,7 @@ static const struct option bench_options[] = {
     {"contexts", required_argument, NULL, OPT_CONTEXTS},
     {"samples", required_argument, NULL, OPT_SAMPLES},
     {"seed", required_argument, NULL, OPT_SEED},
+    {"profile", no_argument, NULL, OPT_PROFILE},
     {"json", no_argument, NULL, OPT_JSON},
     {"csv", no_argument, NULL, OPT_CSV},
     {0}};
@@ -88,7 +93,7 @@ typedef struct bench {
     const char *model;
     uint64_t contexts[CF_BENCH_LIST], seed;
     uint32_t n_contexts, n_decode, n_samples;
-    bool contexts_given;
+    bool contexts_given, profile;
     cf_bench_form form;
     cf_bench_ceiling drive;
     cf_bench_device device;
@@ -117,6 +122,9 @@ static int bench_option(bench *b, cf_args *args, int opt)
         return cf_args_u32(args, 1, CF_BENCH_SAMPLES, &b->n_samples);
     case OPT_SEED:
         return cf_args_u64(args, 0, UINT64_MAX, &b->seed);
+    case OPT_PROFILE:
+        b->profile = true;
+        return 0;
     default:
         b->form = opt == OPT_JSON ? CF_BENCH_JSON : CF_BENCH_CSV;
         return 0;
@@ -317,15 +325,16 @@ static int bench_open(bench *b, cf_err *err)
 {
     int rc;
     cf_err device = {0};
-    if (cf_bench_device_measure(&b->device, &b->common.engine, &device) < 0)
+    if (!b->profile && cf_bench_device_measure(&b->device, &b->common.engine, &device) < 0)
         cf_notice("the device has no ceiling: %s", device.msg);
     rc = cf_common_open(&b->common, b->model, &b->engine, &b->info, err);
     if (rc < 0)
         return rc;
     CF_TRY(contexts_resolve(b, err));
-    drive_measure(b);
+    if (!b->profile)
+        drive_measure(b);
     touched_count(b);
-    b->ids = calloc(b->info.ctx, sizeof *b->ids);
+    b->ids = calloc((size_t)b->info.ctx + b->n_decode, sizeof *b->ids);
     if (!b->ids)
         CF_TRY(CF_FAIL(err, -ENOMEM, "out of memory for %u ids", b->info.ctx));
     b->rng.state = b->seed;
@@ -333,6 +342,25 @@ static int bench_open(bench *b, cf_err *err)
     CF_TRY(cf_session_create(&b->session, b->engine, err));
 fail:
     return rc;
+}
+
+static int profile_run(bench *b, cf_err *err)
+{
+    return cf_bench_profile_run(&(cf_bench_profile){.engine = b->engine,
+                                                    .session = b->session,
+                                                    .model = b->info.name,
+                                                    .family = b->info.family,
+                                                    .vocab = b->info.vocab,
+                                                    .n_decode = b->n_decode,
+                                                    .n_samples = b->n_samples,
+                                                    .n_contexts = b->n_contexts,
+                                                    .contexts = b->contexts,
+                                                    .rng = &b->rng,
+                                                    .ids = b->ids,
+                                                    .decoded = &b->decoded,
+                                                    .quiet = b->common.quiet,
+                                                    .form = b->form},
+                                err);
 }
 
 /* ---- the result ---- */
@@ -520,7 +548,7 @@ int cmd_bench(int argc, char **argv)
         rc = bench_open(b, &err);
     }
     if (rc == 0)
-        rc = all_run(b, &err);
+        rc = b->profile ? profile_run(b, &err) : all_run(b, &err);
     if (b->session) {
         cf_err closing = {0};
         int closed = cf_stats_close_run(b->engine, &b->common, b->decoded, &closing);
@@ -529,9 +557,9 @@ int cmd_bench(int argc, char **argv)
             err = closing;
         }
     }
-    if (rc == 0)
+    if (rc == 0 && !b->profile)
         code = bench_print(b);
-    else
+    else if (rc < 0)
         code = rc == -ECANCELED ? CF_EXIT_INTERRUPTED : cf_tool_fail_err(&err, rc);
     cf_interrupt_end();
     cf_session_destroy(&b->session);

@@ -48,6 +48,7 @@ typedef struct cf_options {
     const char *io;      /* "auto", "uring", "pread" */
     bool direct;         /* O_DIRECT */
     const char *kv;      /* "auto", "f32", "f16" */
+    const char *activations; /* "f32", "q8": rounded to 8 bits before weights of 8 bits or less */
     int threads;         /* of host computation; 0 = all processors */
     const char *memory;  /* "auto"; "discrete": copy into slots even where memory is unified */
     bool check;          /* hazard tracker and validation layer */

@@ -16,7 +16,7 @@ enum { MAX_REGIONS = 1024 };
 void cf_options_init(cf_options *options)
 {
     *options = (cf_options){.device = "auto", .prefetch = true, .io = "auto", .direct = true,
-                            .kv = "auto", .memory = "auto"};
+                            .kv = "auto", .activations = "f32", .memory = "auto"};
 }
 
 static int io_kind(const char *name, cf_io_kind *out, cf_err *err)
@@ -32,6 +32,19 @@ static int io_kind(const char *name, cf_io_kind *out, cf_err *err)
 }
 
 /* ---- parts of opening ---- */
+
+static int activations_choose(cf_engine *e, const char *name, cf_err *err)
+{
+    if (!name || strcmp(name, "f32") == 0)
+        return 0;
+    if (strcmp(name, "q8") != 0)
+        return CF_FAIL(err, -EINVAL, "activation format \"%s\" is unknown; known: f32, q8", name);
+    e->activations_q8 = cf_model_q8_steps(e->model) > 0;
+    if (!e->activations_q8)
+        cf_notice("--activations q8 changes nothing: no weights of %s are stored in 8 bits or less",
+                  e->model->spec.name);
+    return 0;
+}
 
 static int tokenizer_open(cf_engine *e, cf_err *err)
 {
@@ -304,6 +317,7 @@ int cf_engine_create(cf_engine **out, cf_model *model, const cf_options *options
                                          .no_import = options->no_import, .ledger = e->ledger},
                        err));
     CF_TRY(formats_check(e, err));
+    CF_TRY(activations_choose(e, options->activations, err));
     CF_TRY(files_open(e, options->direct, err));
     CF_TRY(memory_open(e, options, err));
     CF_TRY(fetch_open(e, options, err));

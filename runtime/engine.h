@@ -27,6 +27,7 @@ struct cf_engine {
     /* Settings as resolved. */
     char policy_name[64];
     bool prefetch, direct_asked;
+    bool activations_q8; /* asked for, and the plan has matrices for it; may change between batches */
     char *history; /* path, or NULL */
     uint64_t history_identity;
     bool warm; /* the policy began with it */

@@ -53,14 +53,28 @@ int exec_finish(cf_exec *x, cf_err *err)
     return rc;
 }
 
+static void linear(cf_exec *x, const cf_weight *w, cf_span src, uint32_t src_stride, cf_span dst,
+                   uint32_t dst_stride, float scale, bool accumulate, bool q8)
+{
+    cf_gpu_linear(x->gpu, CF_STREAM_COMPUTE,
+                  &(cf_op_linear){.w = *w, .x = src, .y = dst, .n_rows = x->n_rows,
+                                  .x_stride = src_stride, .y_stride = dst_stride, .scale = scale,
+                                  .accumulate = accumulate, .x_q8 = q8});
+    exec_recorded(x);
+}
+
 void exec_linear(cf_exec *x, cf_wid w, cf_span src, uint32_t src_stride, cf_span dst,
                  uint32_t dst_stride, float scale, bool accumulate)
 {
-    cf_gpu_linear(x->gpu, CF_STREAM_COMPUTE,
-                  &(cf_op_linear){.w = exec_weight(x, w), .x = src, .y = dst, .n_rows = x->n_rows,
-                                  .x_stride = src_stride, .y_stride = dst_stride, .scale = scale,
-                                  .accumulate = accumulate});
-    exec_recorded(x);
+    cf_weight m = exec_weight(x, w);
+    linear(x, &m, src, src_stride, dst, dst_stride, scale, accumulate, exec_q8(x, &m));
+}
+
+void exec_linear_exact(cf_exec *x, cf_wid w, cf_span src, uint32_t src_stride, cf_span dst,
+                       uint32_t dst_stride, float scale, bool accumulate)
+{
+    cf_weight m = exec_weight(x, w);
+    linear(x, &m, src, src_stride, dst, dst_stride, scale, accumulate, false);
 }
 
 void exec_rotate(cf_exec *x, uint32_t rope_def, cf_span span, uint32_t skip, uint32_t heads,

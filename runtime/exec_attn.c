@@ -16,7 +16,7 @@ static void project(cf_exec *x, cf_wid w, cf_wid bias, cf_span src, uint32_t wid
     cf_gpu_linear(x->gpu, CF_STREAM_COMPUTE,
                   &(cf_op_linear){.w = m, .bias = exec_weight(x, bias), .x = src, .y = dst,
                                   .n_rows = x->n_rows, .x_stride = width, .y_stride = m.rows,
-                                  .scale = 1});
+                                  .scale = 1, .x_q8 = exec_q8(x, &m)});
     exec_recorded(x);
 }
 

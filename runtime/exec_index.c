@@ -100,10 +100,10 @@ int exec_index(cf_exec *x, const cf_attn_latent_def *a, uint32_t layer, cf_span 
     bool chosen = x->most_cells > a->select_k;
     cf_span q = exec_act(x, d->q_buf), k = exec_act(x, d->k_buf);
     uint32_t q_width = d->heads * d->head;
-    exec_linear(x, d->k, src, width, k, d->head, 1, false);
+    exec_linear_exact(x, d->k, src, width, k, d->head, 1, false);
     if (chosen) {
-        exec_linear(x, d->q, exec_act(x, a->q_lat), a->rank_q, q, q_width, 1, false);
-        exec_linear(x, d->weights, src, width, exec_act(x, d->w_buf), d->heads, 1, false);
+        exec_linear_exact(x, d->q, exec_act(x, a->q_lat), a->rank_q, q, q_width, 1, false);
+        exec_linear_exact(x, d->weights, src, width, exec_act(x, d->w_buf), d->heads, 1, false);
     }
     exec_barrier(x);
     cf_gpu_norm(x->gpu, CF_STREAM_COMPUTE,

@@ -69,6 +69,12 @@ static inline cf_weight exec_weight(cf_exec *x, cf_wid w)
     return weight->span.buf ? *weight : exec_streamed(x, w);
 }
 
+/* Whether what meets this matrix is rounded to 8 bits. */
+static inline bool exec_q8(const cf_exec *x, const cf_weight *w)
+{
+    return x->e->activations_q8 && cf_matrix_takes_q8(w->dtype, w->rows);
+}
+
 static inline cf_span exec_row_info(const cf_exec *x)
 {
     return cf_span_sub(cf_span_of(x->xb[CF_XB_ROW_INFO]), 0, x->n_rows * sizeof(cf_row_info));
@@ -101,6 +107,10 @@ int exec_finish(cf_exec *x, cf_err *err);
 /* dst [n_rows, w.rows] (+)= scale * w src[:, src_col ..]. */
 void exec_linear(cf_exec *x, cf_wid w, cf_span src, uint32_t src_stride, cf_span dst,
                  uint32_t dst_stride, float scale, bool accumulate);
+
+/* The same with src as it is, whatever was asked for activations. */
+void exec_linear_exact(cf_exec *x, cf_wid w, cf_span src, uint32_t src_stride, cf_span dst,
+                       uint32_t dst_stride, float scale, bool accumulate);
 
 /* Rotates the rotary part of each of `heads` heads, `skip` floats into a head. */
 void exec_rotate(cf_exec *x, uint32_t rope_def, cf_span span, uint32_t skip, uint32_t heads,

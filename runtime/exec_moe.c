@@ -216,12 +216,15 @@ static int entries_compute(cf_exec *x, const cf_moe_def *moe, const cf_step *s, 
     cf_span pairs = cf_span_of(x->xb[CF_XB_PAIRS]), h = cf_span_of(x->xb[CF_XB_EXPERT_H]);
     cf_span weights = exec_ids_span(x, x->picked ? CF_XB_PICKED_CHOICE : CF_XB_CHOICE, k), none = {0};
     bool on_input = s->u.experts.weight_on_input;
+    const cf_expert_work *w = x->work;
+    bool q8 = exec_q8(x, &w->gate) && (!w->up.span.buf || exec_q8(x, &w->up));
     cf_gpu_expert_glu(x->gpu, CF_STREAM_COMPUTE,
                       &(cf_op_expert_glu){.experts = x->work, .n_experts = n,
                                           .x = exec_act(x, s->src), .pairs = pairs, .h = h,
                                           .weights = on_input ? weights : none,
                                           .n_rows = x->n_rows, .k = k, .hidden = moe->hidden,
-                                          .ffn = moe->ffn, .act = s->u.experts.act});
+                                          .ffn = moe->ffn, .act = s->u.experts.act,
+                                          .x_q8 = q8});
     exec_recorded(x);
     exec_barrier(x);
     cf_gpu_expert_down(x->gpu, CF_STREAM_COMPUTE,
@@ -229,7 +232,8 @@ static int entries_compute(cf_exec *x, const cf_moe_def *moe, const cf_step *s, 
                                             .pairs = pairs, .weights = on_input ? none : weights,
                                             .out = cf_span_of(x->xb[CF_XB_EXPERT_OUT]),
                                             .n_rows = x->n_rows, .k = k, .hidden = moe->hidden,
-                                            .ffn = moe->ffn});
+                                            .ffn = moe->ffn,
+                                            .x_q8 = exec_q8(x, &w->down)});
     exec_recorded(x);
     int rc = exec_submit(x, ready, &done, err);
     if (rc < 0)

@@ -187,6 +187,41 @@ static uint64_t table_row_bytes(const cf_model *model, uint32_t table)
     return cf_format_row_bytes(model->tables[table].dtype, model->tables[table].cols);
 }
 
+static bool step_takes_q8(const cf_model *m, const cf_step *s)
+{
+    cf_wid list[CF_STEP_WEIGHTS];
+    bool takes = false;
+    uint32_t n = 0;
+    switch (s->kind) {
+    case CF_STEP_EMBED:
+    case CF_STEP_ROWS:
+    case CF_STEP_GATE:
+    case CF_STEP_ROUTE:
+    case CF_STEP_HEAD:
+        break;
+    case CF_STEP_EXPERTS:
+        for (int p = 0; p < CF_EXPERT_PIECES; p++) {
+            const cf_piece_def *d = &m->moe[s->u.experts.moe].pieces[p];
+            takes = takes || (d->cols && cf_matrix_takes_q8(d->dtype, d->rows));
+        }
+        break;
+    default:
+        n = cf_step_weights(s, list);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        takes = takes || (list[i] != CF_NO_WEIGHT &&
+                          cf_matrix_takes_q8(m->weights[list[i]].dtype, m->weights[list[i]].rows));
+    return takes;
+}
+
+uint32_t cf_model_q8_steps(const cf_model *model)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < model->n_steps; i++)
+        n += step_takes_q8(model, &model->steps[i]);
+    return n;
+}
+
 uint64_t cf_step_bytes(const cf_model *model, const cf_step *step)
 {
     cf_wid weights[CF_STEP_WEIGHTS];

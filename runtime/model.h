@@ -355,6 +355,15 @@ uint64_t cf_weight_code_bytes(const cf_weight_def *w); /* without its scales */
 uint64_t cf_weight_def_bytes(const cf_weight_def *w);  /* with them */
 /* Scales of a matrix [rows, cols]; 0 where it has none. */
 uint64_t cf_scale_def_bytes(const cf_scale_def *s, uint64_t rows, uint64_t cols);
+/* Whether activations may be rounded to 8 bits before they meet this matrix (gpu/ops.h, x_q8): its own
+ * values have 8 bits or less. What they meet in routers, indexes, one-row gates and the head (which
+ * decide, by small differences) stays as it is, as do norms and attention itself. */
+static inline bool cf_matrix_takes_q8(cf_format format, uint32_t rows)
+{
+    return format > CF_BF16 && rows > 1;
+}
+/* Steps of the plan that have such a matrix. */
+uint32_t cf_model_q8_steps(const cf_model *model);
 uint64_t cf_model_resident_bytes(const cf_model *model); /* stored bytes, unaligned */
 uint64_t cf_state_bytes(const cf_state_def *state); /* of one session, once */
 uint64_t cf_moe_record_bytes(const cf_moe_def *moe); /* all of it */

@@ -125,12 +125,13 @@ static json_t *settings_json(const cf_engine *e)
     const cf_gpu_info *d = cf_gpu_get_info(e->gpu);
     char device[160];
     snprintf(device, sizeof device, "%s:%d", d->backend, d->index);
-    return json_pack("{s:s s:I s:I s:I s:I s:I s:s s:b s:s s:b s:s s:i s:s}", "device", device,
+    return json_pack("{s:s s:I s:I s:I s:I s:I s:s s:b s:s s:b s:s s:s s:i s:s}", "device", device,
                      "vram", (json_int_t)p->vram_budget, "ram", (json_int_t)p->ram_budget, "ctx",
                      (json_int_t)p->ctx, "chunk", (json_int_t)p->chunk, "sessions",
                      (json_int_t)p->sessions, "policy", e->policy_name, "prefetch", e->prefetch,
                      "io", cf_fetch_io_info(e->fetch)->engine, "direct", e->files.direct, "kv",
-                     p->kv_dtype == CF_F32 ? "f32" : "f16", "threads", e->threads, "memory",
+                     p->kv_dtype == CF_F32 ? "f32" : "f16", "activations",
+                     e->activations_q8 ? "q8" : "f32", "threads", e->threads, "memory",
                      p->shape.in_place ? "in place" : p->shape.staged ? "staged" : "copied");
 }
 

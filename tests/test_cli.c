@@ -192,6 +192,7 @@ static const struct {
     {"run m -p x --direct 1", "--direct takes on or off"},
     {"run m -p x --io aio", "--io takes auto, uring or pread, not \"aio\""},
     {"run m -p x --kv f64", "--kv"},
+    {"run m -p x --activations q4", "--activations takes f32 or q8, not \"q4\""},
     {"run m -p x --device cuda", "--device takes auto, vulkan, opencl or ref"},
     {"run m -p x --device ref:x", "\"ref:x\""},
     {"run m -p x --memory shared", "--memory"},
@@ -552,6 +553,39 @@ static void eval_agrees_with_its_logits(void)
     CHECK_HAS(r.out, "perplexity");
 }
 
+/* What rounding costs is said where it rounds, and that it does not where it does not. */
+static void eval_says_what_q8_costs(void)
+{
+    if (!models_made())
+        SKIP("no model could be written");
+    static const char fp8[] = "tests/fixtures/models/deepseek_v3_fp8";
+    static const char ids[] = "3 20 17 4 4 38 25 0 31 7 8 9 12 47";
+    result r;
+    tmp_write(tmp_path(&dir, "small"), ids, strlen(ids));
+    cli(&r, "eval %s --ids %s/small --ctx 6 --device ref --json --activations q8", fp8, dir.path);
+    REQUIRE(r.code == 0);
+    json_t *v = json_of(r.out);
+    double rounded = json_real_value(json_object_get(v, "perplexity"));
+    double exact = json_real_value(json_object_get(v, "perplexity_f32_activations"));
+    CHECK_STR(json_string_value(json_object_get(v, "activations")), "q8");
+    json_decref(v);
+    CHECK_STR(r.err, "");
+    cli(&r, "eval %s --ids %s/small --ctx 6 --device ref --json", fp8, dir.path);
+    REQUIRE(r.code == 0);
+    v = json_of(r.out);
+    CHECK(json_real_value(json_object_get(v, "perplexity")) == exact && exact != rounded);
+    CHECK(json_is_null(json_object_get(v, "perplexity_f32_activations")));
+    json_decref(v);
+    cli(&r, "eval %s --ids %s/small --ctx 6 --device ref --activations q8", fp8, dir.path);
+    CHECK_HAS(r.out, "activations of 8 bits cost");
+    cli(&r, "eval %s/tiny --ids %s/small --device ref --activations q8", dir.path, dir.path);
+    CHECK_INT(r.code, 0);
+    CHECK_HAS(r.err, "--activations q8 changes nothing");
+    CHECK(!strstr(r.out, "cost"));
+    cli(&r, "info %s --device ref --activations q8", fp8);
+    CHECK_HAS(r.out, "Activations are rounded to 8 bits in ");
+}
+
 /* ---- info and verify ---- */
 
 static void info_describes(void)
@@ -882,6 +916,7 @@ int main(void)
     RUN(interrupt_closes_with_statistics);
     RUN(text_stops_where_it_should);
     RUN(eval_agrees_with_its_logits);
+    RUN(eval_says_what_q8_costs);
     RUN(info_describes);
     RUN(info_predicts);
     RUN(run_streams_dense_weights);

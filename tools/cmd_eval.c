@@ -14,6 +14,7 @@
 #include "runtime/base/align.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/engine.h"
 #include "tools/options.h"
 #include "tools/progress.h"
 #include "tools/stats_table.h"
@@ -38,6 +39,9 @@ static const char eval_help[] =
     "                  positions: every token computed, begin-of-sequence tokens included, in "
     "order\n"
     "  --json          the result as JSON\n"
+    "\n"
+    "With --activations q8 the text is evaluated once more without, and the difference is said; what\n"
+    "is written is of the first time.\n"
     "\n"
     "example:\n"
     "  catflap eval models/demo --text models/demo/oracle/eval.txt --ctx 256\n";
@@ -84,6 +88,8 @@ typedef struct eval {
     uint64_t window_row; /* the current one's first row in the outputs */
     uint64_t windows, predicted;
     double nll, seconds;
+    double nll_exact; /* with float32 activations, where the others were rounded */
+    bool rounded;
     cf_progress progress;
     int status; /* of the callbacks */
     cf_err *err;
@@ -309,6 +315,23 @@ static int eval_run(eval *e, cf_err *err)
     return rc;
 }
 
+/* What rounded activations cost: the same text without. Its statistics are not the run's. */
+static int exact_run(eval *e, cf_err *err)
+{
+    double nll = e->nll, seconds = e->seconds;
+    uint64_t predicted = e->predicted;
+    e->rounded = true;
+    e->nll = 0;
+    e->predicted = e->window_row = 0;
+    e->engine->activations_q8 = false;
+    int rc = eval_run(e, err);
+    e->nll_exact = e->nll;
+    e->nll = nll;
+    e->seconds = seconds;
+    e->predicted = predicted;
+    return rc;
+}
+
 static int eval_open(eval *e, cf_err *err)
 {
     int rc;
@@ -331,18 +354,26 @@ fail:
 static int result_print(const eval *e)
 {
     double perplexity = exp(e->nll / (double)e->predicted);
+    double exact = exp(e->nll_exact / (double)e->predicted);
     double speed = e->seconds > 0 ? (double)e->n_positions / e->seconds : 0;
     if (e->json)
         return cf_json_print(
-            json_pack("{s:s, s:I, s:I, s:I, s:I, s:i, s:b, s:f, s:f, s:f, s:f}", "model",
+            json_pack("{s:s, s:I, s:I, s:I, s:I, s:i, s:b, s:f, s:f, s:s, s:o, s:f, s:f}", "model",
                       e->info.name, "tokens", (json_int_t)e->n_ids, "positions",
                       (json_int_t)e->n_positions, "predicted", (json_int_t)e->predicted, "windows",
                       (json_int_t)e->windows, "ctx", (int)e->info.ctx, "bos", e->prefix >= 0, "nll",
-                      e->nll, "perplexity", perplexity, "seconds", e->seconds, "tok_per_s", speed));
+                      e->nll, "perplexity", perplexity, "activations", e->rounded ? "q8" : "f32",
+                      "perplexity_f32_activations", e->rounded ? json_real(exact) : json_null(), "seconds", e->seconds, "tok_per_s", speed));
     cf_table *t = cf_table_create("ll");
     cf_table_cell(t, "perplexity");
     cf_table_cell(t, "%.4f", perplexity);
     cf_table_end_row(t);
+    if (e->rounded) {
+        cf_table_cell(t, "without q8");
+        cf_table_cell(t, "%.4f: activations of 8 bits cost %+.3f %%", exact,
+                      100 * (perplexity / exact - 1));
+        cf_table_end_row(t);
+    }
     cf_table_cell(t, "predicted");
     cf_table_cell(t, "%" PRIu64 " tokens in %" PRIu64 " windows of %u%s", e->predicted, e->windows,
                   e->info.ctx, e->prefix >= 0 ? ", each after a begin-of-sequence token" : "");
@@ -399,8 +430,6 @@ int cmd_eval(int argc, char **argv)
         rc = rows_close(&e.logits, &err);
     if (rc == 0)
         rc = rows_close(&e.hidden, &err);
-    if (rc == 0)
-        code = result_print(&e);
     if (opened) {
         cf_err closing = {0};
         int closed = cf_stats_close_run(e.engine, &e.common, 0, &closing);
@@ -409,6 +438,10 @@ int cmd_eval(int argc, char **argv)
             err = closing;
         }
     }
+    if (rc == 0 && e.engine->activations_q8)
+        rc = exact_run(&e, &err);
+    if (rc == 0)
+        code = result_print(&e);
     if (rc == -ECANCELED && cf_interrupted()) {
         cf_notice("interrupted after %" PRIu64 " of %" PRIu64 " predictions", e.predicted,
                   e.n_positions);

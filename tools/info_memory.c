@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "runtime/base/align.h"
@@ -53,6 +54,8 @@ int cf_info_memory_make(cf_info_memory *out, const cf_model *model, const cf_opt
     CF_TRY(tokenizer_bytes(model, &tokenizer, err));
     CF_TRY(cf_gpu_open(&gpu, options->device, &gpu_options, err));
     out->device = *cf_gpu_get_info(gpu);
+    out->activations_q8 = options->activations && !strcmp(options->activations, "q8");
+    out->q8_steps = cf_model_q8_steps(model);
     CF_TRY(cf_memory_plan_make(&out->plan, model, &out->device, options, align, tokenizer, err));
 fail:
     cf_gpu_close(&gpu);
@@ -177,6 +180,11 @@ void cf_info_memory_print(const cf_info_memory *memory, const cf_model *model, F
     char a[32], b[32], c[32];
     fprintf(out, "\nMemory on %s:%d (%s), context %u, chunk %u, KV %s:\n\n", d->backend, d->index,
             d->name, p->ctx, p->chunk, p->kv_dtype == CF_F32 ? "f32" : "f16");
+    if (memory->activations_q8 && memory->q8_steps)
+        fprintf(out, "  Activations are rounded to 8 bits in %u of %u steps.\n\n", memory->q8_steps,
+                model->n_steps);
+    else if (memory->activations_q8)
+        fprintf(out, "  --activations q8 changes nothing: no weights are stored in 8 bits or less.\n\n");
     cf_table *t = cf_table_create("llr");
     shares_print(t, "VRAM", list, vram_shares(p, list), p->vram_budget, p->vram_chosen);
     cf_table_end_row(t);
@@ -236,11 +244,13 @@ json_t *cf_info_memory_json(const cf_info_memory *memory, const cf_model *model)
         (json_int_t)p->dense.resident_bytes, "segments", (json_int_t)p->dense.n_segments,
         "segment_bytes", (json_int_t)p->dense.segment_bytes, "vram_all_dense",
         (json_int_t)p->vram_dense);
-    return json_pack("{s:o, s:s, s:i, s:i, s:s, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I}",
+    return json_pack("{s:o, s:s, s:i, s:i, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I}",
                      "device",
                      json_sprintf("%s:%d", memory->device.backend, memory->device.index),
                      "device_name", memory->device.name, "ctx", (int)p->ctx, "chunk", (int)p->chunk,
-                     "kv", p->kv_dtype == CF_F32 ? "f32" : "f16", "vram", vram, "ram", ram, "dense", dense, "slots",
+                     "kv", p->kv_dtype == CF_F32 ? "f32" : "f16", "activations",
+                     memory->activations_q8 && memory->q8_steps ? "q8" : "f32", "q8_steps",
+                     (json_int_t)(memory->activations_q8 ? memory->q8_steps : 0), "vram", vram, "ram", ram, "dense", dense, "slots",
                      (json_int_t)p->shape.n_slots, "slot_bytes", (json_int_t)p->shape.slot_bytes,
                      "slabs", (json_int_t)(p->shape.n_slabs + p->shape.n_tier), "records",
                      (json_int_t)p->total_records,

@@ -11,6 +11,8 @@
 typedef struct cf_info_memory {
     cf_memory_plan plan;
     cf_gpu_info device;
+    bool activations_q8; /* asked for; 0 steps: changes nothing */
+    uint32_t q8_steps;
 } cf_info_memory;
 
 /* Opens the device and the tokenizer, to ask for their sizes, and closes them. Refuses budgets

@@ -25,6 +25,8 @@ const char cf_common_help[] =
     "  --io NAME         auto, uring or pread\n"
     "  --direct on|off   read past the page cache (O_DIRECT); default on\n"
     "  --kv f16|f32      the KV cache; default f32 for latents, f16 elsewhere\n"
+    "  --activations f32|q8  q8: rounded to 8 bits before weights of 8 bits or less (not in\n"
+    "                    routers and the head); default f32. eval says what it costs\n"
     "  --threads N       for computing on the host; default all processors\n"
     "  --memory NAME     auto, or discrete: copy into slots even where memory is unified\n"
     "  --check           watch for hazards, with the device's validation layer\n"
@@ -220,6 +222,7 @@ static int common_choice(cf_args *args, int opt)
     static const char *const devices[] = {"auto", "vulkan", "opencl", "ref", NULL};
     static const char *const engines[] = {"auto", "uring", "pread", NULL};
     static const char *const kvs[] = {"auto", "f16", "f32", NULL};
+    static const char *const activations[] = {"f32", "q8", NULL};
     static const char *const memories[] = {"auto", "discrete", NULL};
     cf_options *e = &args->common->engine;
     switch (opt) {
@@ -229,6 +232,8 @@ static int common_choice(cf_args *args, int opt)
         return args_word(args, engines, false, &e->io);
     case CF_OPT_KV:
         return args_word(args, kvs, false, &e->kv);
+    case CF_OPT_ACTIVATIONS:
+        return args_word(args, activations, false, &e->activations);
     case CF_OPT_MEMORY:
         return args_word(args, memories, false, &e->memory);
     case CF_OPT_POLICY:

@@ -29,6 +29,7 @@ enum {
     CF_OPT_DIRECT,
     CF_OPT_CHUNK,
     CF_OPT_KV,
+    CF_OPT_ACTIVATIONS,
     CF_OPT_THREADS,
     CF_OPT_STATS,
     CF_OPT_TRACE,
@@ -52,6 +53,7 @@ enum {
     {"direct", required_argument, NULL, CF_OPT_DIRECT},                                            \
     {"chunk", required_argument, NULL, CF_OPT_CHUNK},                                              \
     {"kv", required_argument, NULL, CF_OPT_KV},                                                    \
+    {"activations", required_argument, NULL, CF_OPT_ACTIVATIONS},                                  \
     {"threads", required_argument, NULL, CF_OPT_THREADS},                                          \
     {"stats", required_argument, NULL, CF_OPT_STATS},                                              \
     {"trace", required_argument, NULL, CF_OPT_TRACE},                                              \

@@ -1,0 +1,131 @@
+/* Catches: --activations q8 that does nothing where it should round, that rounds where weights are
+ * not of 8 bits or less or where it was not asked for, that moves numbers by more than 8 bits do,
+ * or that is asked for, changes nothing and does not say so. On every device there is. */
+#include <unistd.h>
+
+#include "gpu/gpu.h"
+#include "runtime/engine.h"
+#include "tests/check.h"
+#include "tests/support/oracle.h"
+
+#define MODELS "tests/fixtures/models/"
+#define GGUF   "../shared/fixtures/gguf/"
+
+/* most: of the change, in standard deviations of the logits; two to three times what was seen (a
+ * choice of experts flips where two are close); 0: none. */
+static const struct {
+    const char *path, *stem;
+    double most;
+} models[] = {
+    {MODELS "deepseek_v3_fp8", NULL, 0.6},
+    {MODELS "gpt_oss", NULL, 0.25},
+    {MODELS "longcat_flash", NULL, 0},
+    {MODELS "mixtral", NULL, 0},
+    {GGUF "longcat_ngram-q8_0.gguf", GGUF "longcat_ngram-q8_0", 0.45},
+    {GGUF "mixtral-iq4.gguf", GGUF "mixtral-iq4", 0.1},
+};
+
+static const char *device;
+
+/* NULL: the device cannot compute with this model, or it did not run, which is reported. */
+static oracle_run *run_with(const oracle *o, const char *path, const char *activations, bool *lacks)
+{
+    cf_err err = {0};
+    cf_engine *e = NULL;
+    cf_session *s = NULL;
+    cf_options p;
+    cf_options_init(&p);
+    p.device = device;
+    p.kv = "f32";
+    p.activations = activations;
+    p.ctx = o->n_prompt + 1;
+    p.chunk = 5;
+    p.threads = 2;
+    p.vram_bytes = 256u << 20;
+    p.ram_bytes = 64u << 20;
+    p.check = true;
+    oracle_run *r = NULL;
+    int rc = cf_engine_open(&e, path, &p, &err);
+    *lacks = rc == CF_EDEVICE;
+    if (rc == 0 && (rc = cf_session_create(&s, e, &err)) == 0) {
+        r = oracle_run_new(o);
+        rc = oracle_run_prompt(r, s, 5, &err);
+        char *stats = cf_engine_stats_json(e);
+        bool rounds = cf_model_q8_steps(e->model) > 0 && !strcmp(activations, "q8");
+        CHECK_HAS(stats, rounds ? "\"activations\": \"q8\"" : "\"activations\": \"f32\"");
+        free(stats);
+    }
+    if (rc < 0 && !*lacks) {
+        printf("    %s\n", err.msg);
+        CHECK_INT(rc, 0);
+    }
+    cf_session_destroy(&s);
+    cf_engine_close(&e);
+    return r;
+}
+
+/* Largest difference in standard deviations of the logits. */
+static double apart(const oracle *o, const oracle_run *a, const oracle_run *b)
+{
+    double most = 0;
+    for (size_t i = 0; i < (size_t)o->n_prompt * o->vocab; i++)
+        most = fmax(most, fabs((double)a->logits[i] - (double)b->logits[i]));
+    return most / o->logits_std;
+}
+
+static void model_run(int i)
+{
+    bool lacks;
+    if (models[i].stem && access(models[i].path, R_OK) != 0)
+        SKIP("%s is not there", models[i].path);
+    oracle *o = models[i].stem ? oracle_load_stem(models[i].stem) : oracle_load(models[i].path);
+    REQUIRE(o);
+    oracle_run *exact = run_with(o, models[i].path, "f32", &lacks);
+    oracle_run *rounded = lacks ? NULL : run_with(o, models[i].path, "q8", &lacks);
+    if (lacks)
+        printf("    skip: %s lacks one of its formats\n", device);
+    check_case_skipped = lacks;
+    if (exact && rounded) {
+        double change = apart(o, exact, rounded), error = oracle_logits_error(o, exact);
+        printf("    f32 %.1e x std from the reference, q8 %.1e from f32\n", error, change);
+        CHECK(error <= 2e-3);
+        CHECK(change <= models[i].most);
+        CHECK(models[i].most <= 0 || change > 1e-4); /* f32's own noise is less */
+    }
+    oracle_run_free(exact);
+    oracle_run_free(rounded);
+    oracle_free(o);
+}
+
+static void refused(void)
+{
+    cf_err err = {0};
+    cf_engine *e = NULL;
+    cf_options p;
+    cf_options_init(&p);
+    p.device = device;
+    p.activations = "q4";
+    CHECK_INT(cf_engine_open(&e, MODELS "longcat_flash", &p, &err), -EINVAL);
+    CHECK_HAS(err.msg, "activation format \"q4\" is unknown; known: f32, q8");
+    CHECK(e == NULL);
+}
+
+int main(int argc, char **argv)
+{
+    cf_gpu_info infos[16];
+    char why[1024], text[32], name[200];
+    int n = cf_gpu_list(infos, 16, why, sizeof why);
+    for (int i = 0; i < n; i++) {
+        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
+            continue;
+        snprintf(text, sizeof text, "%.15s:%d", infos[i].backend, infos[i].index);
+        device = text;
+        for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
+            snprintf(name, sizeof name, "%s %s", device, strrchr(models[m].path, '/') + 1);
+            RUN_NAMED(name, model_run((int)m));
+        }
+    }
+    device = "ref";
+    RUN(refused);
+    return check_done();
+}

@@ -47,10 +47,63 @@ static void item_add(cf_mem_item *items, uint32_t *n, uint64_t *sum, const char 
     *sum += bytes;
 }
 
-static int settings_resolve(cf_memory_plan *p, const cf_model *model, const cf_options *o,
-                            cf_err *err)
+/* Blocks of 32 values, and the part of each head is whole blocks. */
+static int kv_blocks_check(const cf_model *m, uint32_t width, const char *what, cf_err *err)
 {
-    const char *kv = o->kv ? o->kv : "auto";
+    uint32_t block = cf_formats[CF_Q8_0].block_values;
+    if (width % block == 0)
+        return 0;
+    return CF_FAIL(err, CF_ELIMIT,
+                   "--kv q8 keeps blocks of %u values, and %s of %s are %u wide: --kv f16 would do",
+                   block, what, m->spec.name, width);
+}
+
+static int kv_q8_check(const cf_model *m, const cf_gpu_info *device, cf_err *err)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < m->n_steps; i++) {
+        const cf_step *s = &m->steps[i];
+        if (s->kind == CF_STEP_ATTN)
+            CF_TRY(kv_blocks_check(m, s->u.attn.head, "the heads", err));
+        if (s->kind == CF_STEP_ATTN_BIAS)
+            CF_TRY(kv_blocks_check(m, s->u.bias.head, "the heads", err));
+        if (s->kind == CF_STEP_ATTN_CROSS)
+            CF_TRY(kv_blocks_check(m, s->u.cross.head, "the heads", err));
+        if (s->kind != CF_STEP_ATTN_LATENT)
+            continue;
+        CF_TRY(kv_blocks_check(m, s->u.latent.rank_kv, "the latents", err));
+        CF_TRY(kv_blocks_check(m, s->u.latent.rope, "the rotated keys", err));
+        if (s->u.latent.indexed)
+            CF_TRY(kv_blocks_check(m, s->u.latent.index.head, "the keys of the index", err));
+    }
+    if (!device->kv_q8 && m->kv.slots)
+        return CF_FAIL(err, CF_EDEVICE,
+                       "device %s:%d (%s) has no cache of keys and values in q8; ref can, or --kv f16 "
+                       "would do",
+                       device->backend, device->index, device->name);
+fail:
+    return rc;
+}
+
+static int kv_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
+                     const char *kv, cf_err *err)
+{
+    static const cf_format formats[] = {CF_F16, CF_F32, CF_Q8_0};
+    if (!kv || strcmp(kv, "auto") == 0) {
+        p->kv_dtype = model->kv.latent ? CF_F32 : CF_F16;
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (strcmp(kv, cf_kv_name(formats[i])) == 0) {
+            p->kv_dtype = formats[i];
+            return p->kv_dtype == CF_Q8_0 ? kv_q8_check(model, device, err) : 0;
+        }
+    return CF_FAIL(err, -EINVAL, "kv format \"%s\" is unknown; known: f16, f32, q8", kv);
+}
+
+static int settings_resolve(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
+                            const cf_options *o, cf_err *err)
+{
     p->sessions = o->sessions ? o->sessions : 1;
     p->ctx = o->ctx ? o->ctx : (uint32_t)cf_min_u64(model->spec.ctx_max, DEFAULT_CTX);
     if (p->ctx > model->spec.ctx_max)
@@ -64,13 +117,7 @@ static int settings_resolve(cf_memory_plan *p, const cf_model *model, const cf_o
     if ((uint64_t)p->sessions * p->ctx > UINT32_MAX)
         return CF_FAIL(err, CF_ELIMIT, "%u sessions of %u positions exceed 2^32 cells", p->sessions,
                        p->ctx);
-    if (strcmp(kv, "auto") == 0)
-        p->kv_dtype = model->kv.latent ? CF_F32 : CF_F16;
-    else if (strcmp(kv, "f32") == 0 || strcmp(kv, "f16") == 0)
-        p->kv_dtype = strcmp(kv, "f32") == 0 ? CF_F32 : CF_F16;
-    else
-        return CF_FAIL(err, -EINVAL, "kv format \"%s\" is unknown; known: f16, f32", kv);
-    return 0;
+    return kv_choose(p, model, device, o->kv, err);
 }
 
 /* The most cells that a row of this model chooses; 0: it sees all. */
@@ -525,7 +572,7 @@ int cf_memory_plan_make(cf_memory_plan *out, const cf_model *model, const cf_gpu
 {
     cf_memory_plan *p = out;
     *p = (cf_memory_plan){.align = align};
-    int rc = settings_resolve(p, model, options, err);
+    int rc = settings_resolve(p, model, device, options, err);
     if (rc < 0)
         return rc;
     bool discrete = options->memory && strcmp(options->memory, "discrete") == 0;

@@ -82,6 +82,12 @@ typedef struct cf_memory_plan {
     uint64_t vram_all;          /* with every expert in its slot */
 } cf_memory_plan;
 
+/* Of a cache's format, as --kv has it. */
+static inline const char *cf_kv_name(cf_format f)
+{
+    return f == CF_F32 ? "f32" : f == CF_F16 ? "f16" : "q8";
+}
+
 uint64_t cf_kv_bytes(const cf_memory_plan *plan, const cf_model *model); /* of the whole cache */
 /* Device bytes of one of the model's states: two slots a session, what it has and what it gets. */
 uint64_t cf_state_slots_bytes(const cf_memory_plan *plan, const cf_state_def *state);

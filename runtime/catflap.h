@@ -47,7 +47,7 @@ typedef struct cf_options {
     bool prefetch;       /* reads start at ROUTE, and guesses are made; else at EXPERTS */
     const char *io;      /* "auto", "uring", "pread" */
     bool direct;         /* O_DIRECT */
-    const char *kv;      /* "auto", "f32", "f16" */
+    const char *kv;      /* "auto", "f32", "f16", "q8" */
     const char *activations; /* "f32", "q8": rounded to 8 bits before weights of 8 bits or less */
     int threads;         /* of host computation; 0 = all processors */
     const char *memory;  /* "auto"; "discrete": copy into slots even where memory is unified */

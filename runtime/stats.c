@@ -130,7 +130,7 @@ static json_t *settings_json(const cf_engine *e)
                      (json_int_t)p->ctx, "chunk", (json_int_t)p->chunk, "sessions",
                      (json_int_t)p->sessions, "policy", e->policy_name, "prefetch", e->prefetch,
                      "io", cf_fetch_io_info(e->fetch)->engine, "direct", e->files.direct, "kv",
-                     p->kv_dtype == CF_F32 ? "f32" : "f16", "activations",
+                     cf_kv_name(p->kv_dtype), "activations",
                      e->activations_q8 ? "q8" : "f32", "threads", e->threads, "memory",
                      p->shape.in_place ? "in place" : p->shape.staged ? "staged" : "copied");
 }

@@ -179,7 +179,7 @@ void cf_info_memory_print(const cf_info_memory *memory, const cf_model *model, F
     share list[MAX_SHARES];
     char a[32], b[32], c[32];
     fprintf(out, "\nMemory on %s:%d (%s), context %u, chunk %u, KV %s:\n\n", d->backend, d->index,
-            d->name, p->ctx, p->chunk, p->kv_dtype == CF_F32 ? "f32" : "f16");
+            d->name, p->ctx, p->chunk, cf_kv_name(p->kv_dtype));
     if (memory->activations_q8 && memory->q8_steps)
         fprintf(out, "  Activations are rounded to 8 bits in %u of %u steps.\n\n", memory->q8_steps,
                 model->n_steps);
@@ -248,7 +248,7 @@ json_t *cf_info_memory_json(const cf_info_memory *memory, const cf_model *model)
                      "device",
                      json_sprintf("%s:%d", memory->device.backend, memory->device.index),
                      "device_name", memory->device.name, "ctx", (int)p->ctx, "chunk", (int)p->chunk,
-                     "kv", p->kv_dtype == CF_F32 ? "f32" : "f16", "activations",
+                     "kv", cf_kv_name(p->kv_dtype), "activations",
                      memory->activations_q8 && memory->q8_steps ? "q8" : "f32", "q8_steps",
                      (json_int_t)(memory->activations_q8 ? memory->q8_steps : 0), "vram", vram, "ram", ram, "dense", dense, "slots",
                      (json_int_t)p->shape.n_slots, "slot_bytes", (json_int_t)p->shape.slot_bytes,

@@ -24,7 +24,8 @@ const char cf_common_help[] =
     "                    guessed; off: when they are needed\n"
     "  --io NAME         auto, uring or pread\n"
     "  --direct on|off   read past the page cache (O_DIRECT); default on\n"
-    "  --kv f16|f32      the KV cache; default f32 for latents, f16 elsewhere\n"
+    "  --kv f16|f32|q8   the KV cache; default f32 for latents, f16 elsewhere; q8 (8.5 bits a value)\n"
+    "                    takes heads of a multiple of 32\n"
     "  --activations f32|q8  q8: rounded to 8 bits before weights of 8 bits or less (not in\n"
     "                    routers and the head); default f32. eval says what it costs\n"
     "  --threads N       for computing on the host; default all processors\n"
@@ -221,7 +222,7 @@ static int common_choice(cf_args *args, int opt)
 {
     static const char *const devices[] = {"auto", "vulkan", "opencl", "ref", NULL};
     static const char *const engines[] = {"auto", "uring", "pread", NULL};
-    static const char *const kvs[] = {"auto", "f16", "f32", NULL};
+    static const char *const kvs[] = {"auto", "f16", "f32", "q8", NULL};
     static const char *const activations[] = {"f32", "q8", NULL};
     static const char *const memories[] = {"auto", "discrete", NULL};
     cf_options *e = &args->common->engine;

@@ -29,7 +29,7 @@ check "gpu includes runtime/base and gpu" 'runtime/base/|gpu/' $(list gpu)
 check "runtime includes storage, gpu and runtime" 'runtime/|storage/|gpu/[a-z_]*\.h' $(list runtime -path runtime/base -prune -o)
 check "models includes runtime, storage and gpu/ops.h" 'runtime/|storage/|gpu/(ops|gpu)\.h|models/' $(list models)
 
-names='longcat|deepseek|mixtral|qwen|kimi|olmoe|dbrx|grok|minimax|llama|gpt.?oss|granite|ernie|phimoe|glm4|q_a_proj|kv_a_proj|embed_tokens|lm_head|post_attention_layernorm|gate_proj|up_proj|down_proj'
+names='longcat|deepseek|mixtral|qwen|kimi|olmoe|dbrx|grok|minimax|minicpm|llama|gpt.?oss|granite|ernie|phi.?moe|glm|switch.?transformers|switch.?base|[^a-z]dsa[^a-z]|q_a_proj|kv_a_proj|kv_b_proj|in_proj_|o_proj|weights_proj|block_sparse_moe|shared_expert|embed_tokens|lm_head|post_attention_layernorm|gate_proj|up_proj|down_proj'
 found=$(grep -rniEs "$names" runtime gpu storage --include='*.c' --include='*.h' --include='*.comp' --include='*.glsl' --include='*.cl')
 if [ -n "$found" ]; then
     echo "a family, architecture or tensor name below models/:" && echo "$found" | sed 's/^/  /'

@@ -1,9 +1,11 @@
 /* The oracle decides: whole checkpoints against reference logits, hidden states, routing and greedy
  * ids, on every device there is. Catches any mistake in a family, the plan, an op or the cache that
- * moves a number by more than float32 noise. One process, so that pipelines compile once. */
+ * moves a number by more than float32 noise; a cache size that moves any bit. One process, so that
+ * pipelines compile once. The encoder with a decoder is test_encoder's. */
 #include "gpu/gpu.h"
 #include "tests/check.h"
 #include "tests/support/oracle.h"
+#include "tests/support/sized.h"
 
 static const char *const checkpoints[] = {
     "models/demo",
@@ -91,6 +93,37 @@ static void run_one(const char *dir, const char *kv, uint32_t step, double toler
     cf_engine_close(&e);
 }
 
+/* The same bits with room for every expert, for half of them, and for what one token needs. */
+static void run_sizes(const char *dir)
+{
+    cf_err err = {0};
+    sized_model m;
+    oracle_run *r[3] = {0};
+    REQUIRE(sized_model_open(&m, dir));
+    const uint32_t slots[3] = {m.all_slots, (m.min_slots + m.all_slots) / 2, m.min_slots};
+    size_t bytes = (size_t)expected->n_prompt * expected->vocab * sizeof(float);
+    for (int i = 0; i < 3; i++) {
+        cf_session *s = NULL;
+        cf_options o = options_make("f32", 4);
+        o.vram_bytes = o.ram_bytes = 0; /* sized_open's to say */
+        cf_engine *e = sized_open(&m, &o, slots[i], false);
+        r[i] = oracle_run_new(expected);
+        bool ran = e && cf_session_create(&s, e, &err) == 0 &&
+                   oracle_run_prompt(r[i], s, 4, &err) == 0;
+        bool greedy = ran && oracle_run_greedy(expected, s, expected->vocab, &err) ==
+                                 expected->n_greedy;
+        if (!ran)
+            printf("    %u slots: %s\n", slots[i], err.msg);
+        CHECK(ran && greedy);
+        CHECK(memcmp(r[i]->logits, r[0]->logits, bytes) == 0);
+        cf_session_destroy(&s);
+        cf_engine_close(&e);
+    }
+    for (int i = 0; i < 3; i++)
+        oracle_run_free(r[i]);
+    sized_model_close(&m);
+}
+
 static void run_checkpoint(const char *dir)
 {
     char name[160];
@@ -106,6 +139,8 @@ static void run_checkpoint(const char *dir)
     RUN_NAMED(name, run_one(dir, "f32", 5, 2e-3, true));
     snprintf(name, sizeof name, "%s %s token by token", device, tail);
     RUN_NAMED(name, run_one(dir, "f32", 1, 2e-3, true));
+    snprintf(name, sizeof name, "%s %s three cache sizes", device, tail);
+    RUN_NAMED(name, run_sizes(dir));
     snprintf(name, sizeof name, "%s %s f16 cache", device, tail);
     RUN_NAMED(name, run_one(dir, "f16", 64, 2e-2, false));
     oracle_free((oracle *)expected);

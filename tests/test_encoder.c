@@ -1,13 +1,14 @@
 /* Catches: an encoder that does not see all of its input, a wrong bias by distance, an expert that
  * serves more than its capacity or a dropped token that is not left as it was, keys and values of
  * the encoder that the decoder misses, a decoder whose past depends on how it was fed, an input
- * that does not fit and is cut in silence; on every device, against a reference's hidden states,
+ * that does not fit and is cut in silence, a cache size that moves a bit; on every device, against a reference's hidden states,
  * routing, logits and ids. */
 #include <jansson.h>
 
 #include "gpu/gpu.h"
 #include "runtime/engine.h"
 #include "tests/check.h"
+#include "tests/support/sized.h"
 
 static const char dir[] = "tests/fixtures/models/switch_transformers";
 static const char *device;
@@ -183,20 +184,26 @@ static void greedy_check(cf_session *s)
     }
 }
 
-static cf_engine *engine_open(const char *kv, uint32_t chunk)
+static cf_options options_make(const char *kv, uint32_t chunk)
 {
-    cf_err err = {0};
-    cf_engine *e = NULL;
     cf_options o;
     cf_options_init(&o);
     o.device = device;
     o.kv = kv;
     o.ctx = 64;
     o.chunk = chunk;
-    o.vram_bytes = 256u << 20;
-    o.ram_bytes = 64u << 20;
     o.threads = 2;
     o.check = true;
+    return o;
+}
+
+static cf_engine *engine_open(const char *kv, uint32_t chunk)
+{
+    cf_err err = {0};
+    cf_engine *e = NULL;
+    cf_options o = options_make(kv, chunk);
+    o.vram_bytes = 256u << 20;
+    o.ram_bytes = 64u << 20;
     CHECK_INT(cf_engine_open(&e, dir, &o, &err), 0);
     CHECK_STR(err.msg, "");
     return e;
@@ -247,6 +254,39 @@ static void run_one(const char *kv, uint32_t step, double tolerance, bool exact)
     cf_engine_close(&e);
 }
 
+static void row_keep(void *user, uint32_t position, const float *logits, const float *hidden)
+{
+    float *all = user;
+    (void)hidden;
+    memcpy(all + (size_t)position * want.vocab, logits, want.vocab * sizeof *logits);
+}
+
+/* The same bits with room for every expert, for half of them, and for what one token needs. */
+static void same_at_three_sizes(void)
+{
+    cf_err err = {0};
+    sized_model m;
+    REQUIRE(sized_model_open(&m, dir));
+    const uint32_t slots[3] = {m.all_slots, (m.min_slots + m.all_slots) / 2, m.min_slots};
+    size_t n = (size_t)want.out.n * want.vocab;
+    float *logits = calloc(3 * n, sizeof *logits);
+    for (size_t i = 0; i < 3 && logits; i++) {
+        cf_session *s = NULL;
+        cf_options o = options_make("f32", 40);
+        cf_engine *e = sized_open(&m, &o, slots[i], false);
+        cf_outputs out = {.row = row_keep, .user = logits + i * n};
+        CHECK(e && cf_session_create(&s, e, &err) == 0 &&
+              cf_session_encode(s, want.in.ids, want.in.n, NULL, &err) == 0 &&
+              cf_session_extend(s, want.out.ids, want.out.n, CF_PHASE_PROMPT, &out, &err) == 0);
+        CHECK_STR(err.msg, "");
+        CHECK(memcmp(logits + i * n, logits, n * sizeof *logits) == 0);
+        cf_session_destroy(&s);
+        cf_engine_close(&e);
+    }
+    free(logits);
+    sized_model_close(&m);
+}
+
 static void refusals_name_the_number(void)
 {
     cf_err err = {0};
@@ -291,6 +331,8 @@ int main(int argc, char **argv)
         RUN_NAMED(name, run_one("f32", 1, 2e-3, true));
         snprintf(name, sizeof name, "%s f16 cache", text);
         RUN_NAMED(name, run_one("f16", 64, 2e-2, false));
+        snprintf(name, sizeof name, "%s three cache sizes", text);
+        RUN_NAMED(name, same_at_three_sizes());
         snprintf(name, sizeof name, "%s refusals name the number", text);
         RUN_NAMED(name, refusals_name_the_number());
     }

@@ -625,6 +625,23 @@ static void info_describes(void)
     CHECK_HAS(r.out, "\"ref:0\"");
 }
 
+/* A layer's experts in a few fused tensors are that many, and all roles make the total. */
+static void info_counts_tensors(void)
+{
+    static const char *const models[][2] = {{"gpt_oss", "18"}, {"dbrx", "6"}, {"mixtral", "36"}};
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        result r;
+        cli(&r, "info tests/fixtures/models/%s --device ref --json", models[i][0]);
+        REQUIRE(r.code == 0);
+        json_t *v = json_of(r.out);
+        CHECK_INT(json_at(v, "tensors", "experts"), atoi(models[i][1]));
+        CHECK_INT(json_at(v, "tensors", "resident") + json_at(v, "tensors", "experts") +
+                      json_at(v, "tensors", "tables") + json_at(v, "tensors", "left_out"),
+                  json_at(v, "tensors", "total"));
+        json_decref(v);
+    }
+}
+
 static double real_of(const json_t *o, const char *key)
 {
     return json_number_value(json_object_get(o, key));
@@ -918,6 +935,7 @@ int main(void)
     RUN(eval_agrees_with_its_logits);
     RUN(eval_says_what_q8_costs);
     RUN(info_describes);
+    RUN(info_counts_tensors);
     RUN(info_predicts);
     RUN(run_streams_dense_weights);
     RUN(verify_finds_defects);

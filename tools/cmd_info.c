@@ -119,12 +119,77 @@ typedef struct roles {
     uint64_t token_bytes;   /* expert bytes that one token needs, at most */
 } roles;
 
+static bool extent_in(const cf_extent *e, const cf_extent *tensor)
+{
+    return e->bytes && e->file == tensor->file && e->off >= tensor->off &&
+           e->off - tensor->off < tensor->bytes;
+}
+
+static int extent_order(const void *a, const void *b)
+{
+    const cf_extent *x = a, *y = b;
+    if (x->file != y->file)
+        return x->file < y->file ? -1 : 1;
+    return (x->off > y->off) - (x->off < y->off);
+}
+
+/* How many tensors of the catalogue parts of a role lie in: several parts may share one. Sorts. */
+static uint64_t tensors_of(const cf_model *m, cf_extent *parts, uint64_t n)
+{
+    uint64_t found = 0;
+    qsort(parts, n, sizeof *parts, extent_order);
+    for (uint32_t i = 0; i < cf_catalogue_count(m->cat); i++) {
+        const cf_extent *t = &cf_catalogue_at(m->cat, i)->extent;
+        uint64_t low = 0, high = n; /* the first part that begins at the tensor or behind */
+        while (low < high) {
+            uint64_t mid = low + (high - low) / 2;
+            if (extent_order(&parts[mid], t) < 0)
+                low = mid + 1;
+            else
+                high = mid;
+        }
+        found += low < n && extent_in(&parts[low], t);
+    }
+    return found;
+}
+
+static uint64_t expert_tensors(const cf_model *m)
+{
+    uint64_t n = 0, at = 0;
+    for (uint32_t i = 0; i < m->n_moe; i++)
+        n += (uint64_t)m->moe[i].experts * m->moe[i].n_extents;
+    cf_extent *parts = calloc(n + 1, sizeof *parts);
+    for (uint32_t i = 0; parts && i < m->n_moe; i++) {
+        uint64_t some = (uint64_t)m->moe[i].experts * m->moe[i].n_extents;
+        memcpy(parts + at, m->moe[i].extents, some * sizeof *parts);
+        at += some;
+    }
+    uint64_t found = tensors_of(m, parts, at);
+    free(parts);
+    return found;
+}
+
+static uint64_t resident_tensors(const cf_model *m)
+{
+    uint64_t n = 0;
+    cf_extent *parts = calloc(2 * (size_t)m->n_weights + 1, sizeof *parts);
+    for (uint32_t i = 0; parts && i < m->n_weights; i++) {
+        parts[n++] = m->weights[i].extent;
+        if (m->weights[i].scale.rows)
+            parts[n++] = m->weights[i].scale_extent;
+    }
+    uint64_t found = tensors_of(m, parts, n);
+    free(parts);
+    return found;
+}
+
 static void roles_count(const cf_model *m, roles *r)
 {
-    *r = (roles){.skipped_bytes = m->skipped_bytes, .resident_tensors = m->n_weights};
+    *r = (roles){.skipped_bytes = m->skipped_bytes,
+                 .resident_tensors = resident_tensors(m),
+                 .expert_tensors = expert_tensors(m)};
     for (uint32_t i = 0; i < m->n_weights; i++) {
         r->resident_bytes += cf_weight_def_bytes(&m->weights[i]);
-        r->resident_tensors += m->weights[i].scale.rows > 0; /* its scales */
         r->resident_params += (uint64_t)m->weights[i].rows * m->weights[i].cols;
     }
     r->active_params = r->resident_params;
@@ -135,7 +200,6 @@ static void roles_count(const cf_model *m, roles *r)
             params += (uint64_t)moe->pieces[p].rows * moe->pieces[p].cols;
         r->expert_params += params * moe->experts;
         r->expert_bytes += bytes * moe->experts;
-        r->expert_tensors += (uint64_t)moe->experts * moe->n_extents;
         r->active_params += params * moe->top_k;
         r->token_bytes += bytes * moe->top_k;
         r->record_bytes = bytes > r->record_bytes ? bytes : r->record_bytes;
@@ -249,7 +313,13 @@ static json_t *model_json(const cf_model *m, const roles *r)
         json_pack("{s:I, s:I}", "total",
                   (json_int_t)(r->resident_params + r->expert_params + r->table_params), "active",
                   (json_int_t)r->active_params);
-    return json_pack("{s:o, s:o, s:o}", "model", model, "bytes", bytes, "parameters", params);
+    json_t *tensors =
+        json_pack("{s:I, s:I, s:I, s:I, s:I}", "resident", (json_int_t)r->resident_tensors,
+                  "experts", (json_int_t)r->expert_tensors, "tables", (json_int_t)m->n_tables,
+                  "left_out", (json_int_t)m->n_skipped, "total",
+                  (json_int_t)cf_catalogue_count(m->cat));
+    return json_pack("{s:o, s:o, s:o, s:o}", "model", model, "bytes", bytes, "tensors", tensors,
+                     "parameters", params);
 }
 
 /* The description comes out even where the memory plan is refused: it says what to change. */

@@ -48,13 +48,23 @@ static int expected_add(cf_build *b, const char *name, int flags, const uint64_t
     return 0;
 }
 
+/* A family's name for a tensor as the checkpoint has it. */
+static void name_place(const cf_build *b, const char *text, char name[MAX_NAME])
+{
+    static const char model[] = "model.";
+    size_t n = b->inner && strncmp(text, model, sizeof model - 1) == 0 ? sizeof model - 1 : 0;
+    snprintf(name, MAX_NAME, "%s%.*s%s%s", b->prefix ? b->prefix : "", (int)n, text,
+             n ? b->inner : "", text + n);
+}
+
 #define FORMAT_NAME(name, format)                                                                  \
     do {                                                                                           \
+        char text[MAX_NAME];                                                                       \
         va_list args;                                                                              \
         va_start(args, format);                                                                    \
-        int prefix = snprintf(name, sizeof name, "%s", b->prefix ? b->prefix : "");                \
-        vsnprintf(name + prefix, sizeof name - (size_t)prefix, format, args);                      \
+        vsnprintf(text, sizeof text, format, args);                                                \
         va_end(args);                                                                              \
+        name_place(b, text, name);                                                                 \
     } while (0)
 
 static int weight_add(cf_build *b, cf_wid *out, int flags, uint32_t first, uint32_t rows,
@@ -93,6 +103,18 @@ bool cf_bind_has(const cf_build *b, const char *name_format, ...)
     char name[MAX_NAME];
     FORMAT_NAME(name, name_format);
     return b->model->cat && cf_catalogue_find(b->model->cat, name) >= 0;
+}
+
+int cf_bind_values(cf_build *b, float *out, uint32_t n, cf_err *err, const char *name_format, ...)
+{
+    char name[MAX_NAME];
+    FORMAT_NAME(name, name_format);
+    uint64_t shape = n;
+    cf_stored s;
+    if (!b->model->cat)
+        return expected_add(b, name, CF_BIND_F32, &shape, 1, err);
+    int rc = cf_stored_bind(b, name, &shape, 1, false, &s, err);
+    return rc < 0 ? rc : cf_stored_values(b->model->cat, s.codes, out, err);
 }
 
 int cf_bind_weight(cf_build *b, cf_wid *out, int flags, uint32_t rows, uint32_t cols, cf_err *err,
@@ -243,7 +265,7 @@ int cf_bind_fused(cf_build *b, uint32_t moe, const cf_fused *part, cf_piece_def 
 bool cf_bind_in_blocks(const cf_build *b, const char *name)
 {
     char full[MAX_NAME];
-    snprintf(full, sizeof full, "%s%s", b->prefix ? b->prefix : "", name);
+    name_place(b, name, full);
     return b->model->cat && cf_stored_in_blocks(b, full);
 }
 
@@ -272,8 +294,8 @@ void cf_skip_tensors(cf_build *b, bool (*match)(const cf_build *b, const char *n
 
 static bool is_vision(const cf_build *b, const char *name)
 {
-    static const char *const towers[] = {"vision_tower.", "vision_model.", "mm_projector.",
-                                         "multi_modal_projector."};
+    static const char *const towers[] = {"vision_tower.", "vision_model.", "model.visual.",
+                                         "mm_projector.", "multi_modal_projector."};
     (void)b;
     for (size_t i = 0; i < sizeof towers / sizeof *towers; i++)
         if (strncmp(name, towers[i], strlen(towers[i])) == 0)
@@ -281,21 +303,33 @@ static bool is_vision(const cf_build *b, const char *name)
     return false;
 }
 
-int cf_build_wrapped(cf_build *b, int (*build)(cf_build *b, cf_err *err), cf_err *err)
+static int text_build(cf_build *b, const char *prefix, const char *inner,
+                      int (*build)(cf_build *b, cf_err *err), cf_err *err)
 {
     const json_t *top = b->config, *text = json_object_get(top, "text_config");
     if (!json_is_object(text))
         return CF_FAIL(err, CF_EFORMAT, "%s: \"text_config\" is not an object", b->path);
     b->config = text;
-    b->prefix = "language_model.";
+    b->prefix = prefix;
+    b->inner = inner;
     int rc = cf_quant_read(b, err);
     if (rc == 0)
         rc = build(b, err);
     b->config = top;
-    b->prefix = NULL;
+    b->prefix = b->inner = NULL;
     if (rc == 0)
         cf_skip_tensors(b, is_vision, "vision tower");
     return rc;
+}
+
+int cf_build_wrapped(cf_build *b, int (*build)(cf_build *b, cf_err *err), cf_err *err)
+{
+    return text_build(b, "language_model.", NULL, build, err);
+}
+
+int cf_build_inside(cf_build *b, int (*build)(cf_build *b, cf_err *err), cf_err *err)
+{
+    return text_build(b, NULL, "language_model.", build, err);
 }
 
 int cf_build_moe(cf_build *b, uint32_t layer, uint32_t experts, uint32_t zero_experts,

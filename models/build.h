@@ -19,6 +19,7 @@ struct cf_build {
     const json_t *config; /* borrowed */
     const char *path;     /* of the config, for messages */
     const char *prefix;   /* of every tensor's name; NULL: none */
+    const char *inner;    /* behind the "model." that a tensor's name begins with; NULL: nothing */
     cf_quant quant;
     cf_model *model;      /* being filled; model->cat is NULL when listing */
     uint8_t *bound;       /* per catalogue tensor */
@@ -69,6 +70,9 @@ enum {
 /* Whether the catalogue has a tensor: for what some files store in another form. */
 bool cf_bind_has(const cf_build *b, const char *name_format, ...)
     __attribute__((format(printf, 2, 3)));
+/* The n values of a float32 vector, read now: for what becomes a constant of the model. */
+int cf_bind_values(cf_build *b, float *out, uint32_t n, cf_err *err, const char *name_format, ...)
+    __attribute__((format(printf, 5, 6)));
 /* A resident matrix [rows, cols], or a vector [cols] when rows is 0. */
 int cf_bind_weight(cf_build *b, cf_wid *out, int flags, uint32_t rows, uint32_t cols, cf_err *err,
                    const char *name_format, ...) __attribute__((format(printf, 7, 8)));
@@ -105,6 +109,8 @@ void cf_skip_tensors(cf_build *b, bool (*match)(const cf_build *b, const char *n
 /* A text model within another: `build` gets its "text_config" as the config, and its tensors' names
  * begin with "language_model."; the vision tower is left out. */
 int cf_build_wrapped(cf_build *b, int (*build)(cf_build *b, cf_err *err), cf_err *err);
+/* The same where those of the text model begin with "model.language_model." instead of "model.". */
+int cf_build_inside(cf_build *b, int (*build)(cf_build *b, cf_err *err), cf_err *err);
 
 /* ---- plan ---- */
 

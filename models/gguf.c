@@ -2,13 +2,11 @@
 #include "models/gguf.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "storage/catalogue_build.h"
+#include "models/stored.h"
 
 enum { MAX_WORD = 256 };
 
@@ -106,7 +104,6 @@ void cf_gguf_err_translate(const cf_gguf_source *s, cf_err *err)
 static int divisors_apply(const cf_gguf_source *s, cf_model *m, cf_err *err)
 {
     float divisors[CF_MAX_ROT / 2];
-    uint64_t bytes;
     const cf_tensor *t = cf_catalogue_at(s->cat, (uint32_t)s->divisors);
     uint64_t n = t->n_dims == 1 ? t->shape[0] : 0;
     for (uint32_t i = 0; i < m->n_ropes; i++)
@@ -116,14 +113,9 @@ static int divisors_apply(const cf_gguf_source *s, cf_model *m, cf_err *err)
                            s->path, t->name, n, cf_format_name(t->format), m->ropes[i].n_rot / 2);
     if (n > CF_MAX_ROT / 2)
         return 0;
-    const char *path = cf_catalogue_path(s->cat, t->extent.file);
-    int fd = cf_header_open(path, &bytes, err);
-    if (fd < 0)
-        return fd;
-    int rc = cf_header_read(fd, path, t->extent.off, divisors, n * sizeof *divisors, err);
-    close(fd);
+    int rc = cf_stored_values(s->cat, t, divisors, err);
     for (uint64_t i = 0; i < n && rc == 0; i++) {
-        if (!(divisors[i] > 0) || !isfinite(divisors[i]))
+        if (!(divisors[i] > 0))
             return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s: element %" PRIu64 " is %g", s->path,
                            t->name, i, (double)divisors[i]);
         for (uint32_t r = 0; r < m->n_ropes; r++)

@@ -45,6 +45,7 @@ typedef enum {
     CF_NAME_EXPERTS, /* [experts, rows, cols]: a tensor for each; their biases: one for all */
     CF_NAME_GATE_UP, /* [experts, gate's rows and then up's, cols]: by their rows of the table */
     CF_NAME_HEADS,   /* [heads, rows, cols] as [heads * rows, cols] */
+    CF_NAME_TAPS,    /* [channels, taps] as [channels, 1, taps] */
     CF_NAME_TABLES,  /* n-gram tables below each other */
     CF_NAME_TABLE,   /* one of them: a number follows the name */
     CF_NAME_DIVISORS /* of the rotary frequencies */

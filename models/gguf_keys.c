@@ -46,6 +46,18 @@ const cf_gguf_key cf_keys_qwen2[] = {
     {"qkv_bias", "attn_q.bias", CF_KEY_HAS, false, 0},
     {0}};
 
+/* A file's norms hold 1 + w, and its convolution, state and heads have a state-space model's keys. */
+const cf_gguf_key cf_keys_delta[] = {
+    {"full_attention_interval", "full_attention_interval", CF_KEY_U32, true, 4},
+    {"linear_conv_kernel_dim", "ssm.conv_kernel", CF_KEY_U32, false, 0},
+    {"linear_key_head_dim", "ssm.state_size", CF_KEY_U32, false, 0},
+    {"linear_num_key_heads", "ssm.group_count", CF_KEY_U32, false, 0},
+    {"linear_num_value_heads", "ssm.time_step_rank", CF_KEY_U32, false, 0},
+    {"linear_value_head_dim", "ssm.inner_size", CF_KEY_ALIAS, false, 0},
+    {"partial_rotary_factor", "rope.dimension_count", CF_KEY_ALIAS, false, 0},
+    {"norms_hold_one", NULL, CF_KEY_TRUE, false, 0},
+    {0}};
+
 const cf_gguf_key cf_keys_renormalise[] = {{"norm_topk_prob", NULL, CF_KEY_TRUE, false, 0}, {0}};
 
 const cf_gguf_key cf_keys_olmoe[] = {

@@ -96,6 +96,19 @@ const cf_gguf_name cf_names_indexer[] = {
     {"blk.indexer.attn_q_b", L "self_attn.indexer.wq_b", CF_NAME_WHOLE},
     {0}};
 
+/* Of the layers with a state; ssm_in is the older form, with the gates in it. */
+const cf_gguf_name cf_names_delta[] = {
+    {"blk.attn_qkv", L "linear_attn.in_proj_qkv", CF_NAME_WHOLE},
+    {"blk.attn_gate", L "linear_attn.in_proj_z", CF_NAME_WHOLE},
+    {"blk.ssm_in", L "linear_attn.in_proj_qkvz", CF_NAME_WHOLE},
+    {"blk.ssm_ba", L "linear_attn.in_proj_ba", CF_NAME_WHOLE},
+    {"blk.ssm_conv1d", L "linear_attn.conv1d", CF_NAME_TAPS},
+    {"blk.ssm_a", L "linear_attn.A", CF_NAME_FULL},
+    {"blk.ssm_dt", L "linear_attn.dt_bias", CF_NAME_FULL},
+    {"blk.ssm_norm", L "linear_attn.norm", CF_NAME_WHOLE},
+    {"blk.ssm_out", L "linear_attn.out_proj", CF_NAME_WHOLE},
+    {0}};
+
 const cf_gguf_name cf_names_gpt_oss[] = {{"blk.attn_sinks", L "self_attn.sinks", CF_NAME_FULL},
                                          {"blk.ffn_gate_inp", L "mlp.router", CF_NAME_WHOLE},
                                          {0}};

@@ -158,6 +158,24 @@ int cf_gguf_glm4(cf_gguf_source *s, cf_err *err)
     return rc < 0 ? rc : rotary_fraction(s, err);
 }
 
+/* The values' width is that of all heads together. */
+int cf_gguf_delta(cf_gguf_source *s, cf_err *err)
+{
+    int rc;
+    uint32_t all = 0, heads = 0;
+    CF_TRY(gating_only(s, GATING_SOFTMAX, err));
+    CF_TRY(cf_source_u32(s, "ssm.inner_size", &all, err));
+    CF_TRY(cf_source_u32(s, "ssm.time_step_rank", &heads, err));
+    if (!heads || all % heads)
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: \"%s.ssm.inner_size\" is %u, not divided by \"ssm.time_step_rank\" %u",
+                       s->path, s->arch->name, all, heads);
+    CF_TRY(cf_source_set(s, "linear_value_head_dim", json_integer(all / heads), err));
+    return rotary_fraction(s, err);
+fail:
+    return rc;
+}
+
 /* What the file has multiplies residuals and divides logits. A file without it is from before these
  * keys, and of the one published size. */
 int cf_gguf_minicpm(cf_gguf_source *s, cf_err *err)

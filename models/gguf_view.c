@@ -49,14 +49,18 @@ static bool name_split(const char *full, stored_name *n)
 {
     *n = (stored_name){0};
     const char *rest = full, *dot = strrchr(full, '.');
-    if (!dot || strlen(full) >= MAX_TEXT - 8 || strlen(dot) >= sizeof n->suffix)
+    if (!dot || strlen(full) >= MAX_TEXT - 8)
         return false;
-    snprintf(n->suffix, sizeof n->suffix, "%s", dot);
+    snprintf(n->suffix, sizeof n->suffix, "%.*s", (int)sizeof n->suffix - 1, dot);
     if (strncmp(full, "blk.", 4) == 0) {
         rest += 4;
         n->in_block = true;
-        if (!number_take(&rest, &n->block) || rest > dot)
+        if (!number_take(&rest, &n->block))
             return false;
+        if (rest > dot) { /* no suffix */
+            n->suffix[0] = 0;
+            dot = full + strlen(full);
+        }
     }
     const char *end = dot, *p = dot;
     while (p > rest && isdigit((unsigned char)p[-1]))
@@ -171,6 +175,11 @@ static int map_whole(const view *v, const cf_gguf_name *rule)
         if (t->n_dims != 3 || __builtin_mul_overflow(t->shape[0], t->shape[1], &rows))
             return shape_refuse(v, "heads, rows and columns");
         return alias_add(v, name, 2, (const uint64_t[2]){rows, t->shape[2]}, 0);
+    }
+    if (rule->kind == CF_NAME_TAPS) {
+        if (t->n_dims != 2)
+            return shape_refuse(v, "channels and taps");
+        return alias_add(v, name, 3, (const uint64_t[3]){t->shape[0], 1, t->shape[1]}, 0);
     }
     return alias_add(v, name, t->n_dims, t->shape, 0);
 }
@@ -297,7 +306,8 @@ static int tensor_map(const view *v)
         return 0;
     }
     const cf_gguf_name *rule = name_find(s->arch, v->name.stem);
-    bool known = strcmp(v->name.suffix, ".weight") == 0 || strcmp(v->name.suffix, ".bias") == 0;
+    bool known = strcmp(v->name.suffix, ".weight") == 0 || strcmp(v->name.suffix, ".bias") == 0 ||
+                 (rule && rule->kind == CF_NAME_FULL && !v->name.suffix[0]);
     if (rule && v->name.numbered && rule->kind != CF_NAME_EXPERTS && rule->kind != CF_NAME_TABLE)
         rule = NULL;
     if (!rule || !known || t->n_dims < 1)

@@ -13,6 +13,7 @@
     X(qwen3_moe)                                                                                   \
     X(olmoe)                                                                                       \
     X(qwen3_next)                                                                                  \
+    X(qwen3_5_moe)                                                                                 \
     X(deepseek_moe)                                                                                \
     X(deepseek_v2)                                                                                 \
     X(deepseek_v3)                                                                                 \

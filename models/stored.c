@@ -1,10 +1,13 @@
 /* Stored forms of a matrix: see stored.h. */
 #include "models/stored.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/base/align.h"
+#include "storage/catalogue_build.h"
 
 enum { MAX_NAME = 512, MX_GROUP = 32, MX_BYTES = 16, WORD_CODES = 8 };
 
@@ -256,4 +259,23 @@ int cf_stored_part(const cf_build *b, const cf_stored *s, uint64_t matrix, uint6
     *scales = (cf_extent){s->scales->extent.file, s->scales->extent.off + row * row_bytes,
                           cf_ceil_div(n, s->scale.rows) * row_bytes};
     return 0;
+}
+
+int cf_stored_values(const cf_catalogue *cat, const cf_tensor *t, float *out, cf_err *err)
+{
+    uint64_t file_bytes;
+    const char *path = cf_catalogue_path(cat, t->extent.file);
+    if (t->format != CF_F32)
+        return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has dtype %s, must be F32", path, t->name,
+                       cf_format_name(t->format));
+    int fd = cf_header_open(path, &file_bytes, err);
+    if (fd < 0)
+        return fd;
+    int rc = cf_header_read(fd, path, t->extent.off, out, t->extent.bytes, err);
+    close(fd);
+    for (uint64_t i = 0; i < t->extent.bytes / sizeof *out && rc == 0; i++)
+        if (!isfinite(out[i]))
+            return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s: element %llu is %g", path, t->name,
+                           (unsigned long long)i, (double)out[i]);
+    return rc;
 }

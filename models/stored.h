@@ -35,4 +35,7 @@ bool cf_stored_in_blocks(const cf_build *b, const char *name);
 int cf_stored_part(const cf_build *b, const cf_stored *s, uint64_t matrix, uint64_t first,
                    uint64_t n, cf_extent *codes, cf_extent *scales, cf_err *err);
 
+/* The values of a float32 tensor, each finite; `out` has room for all. */
+int cf_stored_values(const cf_catalogue *cat, const cf_tensor *t, float *out, cf_err *err);
+
 #endif

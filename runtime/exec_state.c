@@ -77,17 +77,18 @@ static cf_span past(cf_span s, uint64_t floats)
 /* ---- the delta rule ---- */
 
 /* Channels [first, first + heads * width) of the convolution, which lie `at` floats into each of
- * `heads` heads of the projection. */
+ * `heads` heads of the projection, or, where the gates are apart, in the channels' own order. */
 static void delta_conv(cf_exec *x, const cf_attn_delta_def *d, uint32_t first, uint32_t heads,
                        uint32_t width, uint32_t at)
 {
     cf_weight w = exec_weight(x, d->conv);
+    bool apart = d->z != CF_NO_WEIGHT;
     uint32_t channels = w.rows, in = x->model->bufs[d->in_buf].width;
     w.row_first = first;
     w.rows = heads * width;
     cf_gpu_conv(x->gpu, CF_STREAM_COMPUTE,
                 &(cf_op_conv){.w = w,
-                              .x = past(exec_act(x, d->in_buf), at),
+                              .x = past(exec_act(x, d->in_buf), apart ? first : at),
                               .y = past(exec_act(x, d->conv_buf), first),
                               .state = past(cf_span_of(x->states[d->conv_state]), first),
                               .runs = runs_span(x),
@@ -98,7 +99,7 @@ static void delta_conv(cf_exec *x, const cf_attn_delta_def *d, uint32_t first, u
                               .width = width,
                               .n_taps = d->taps,
                               .x_stride = in,
-                              .x_head_stride = in / d->k_heads,
+                              .x_head_stride = apart ? width : in / d->k_heads,
                               .y_stride = channels,
                               .state_stride = channels,
                               .silu = true});
@@ -126,41 +127,68 @@ static void delta_l2(cf_exec *x, const cf_attn_delta_def *d, cf_span span, float
     exec_recorded(x);
 }
 
-/* Projections, convolution and gates: conv_buf holds q | k | v, decay and beta are there. */
-static void delta_prepare(cf_exec *x, const cf_attn_delta_def *d, cf_span src, uint32_t width)
+static void delta_project(cf_exec *x, cf_wid w, cf_bufid to, cf_span src, uint32_t width)
 {
-    uint32_t per = d->heads / d->k_heads, keys = d->k_heads * d->d_k;
-    cf_span gates = exec_act(x, d->gates_buf), conv = exec_act(x, d->conv_buf);
-    exec_barrier(x);
-    exec_linear(x, d->in, src, width, exec_act(x, d->in_buf), exec_width(x, d->in_buf), 1, false);
-    exec_linear(x, d->gates, src, width, gates, 2 * d->heads, 1, false);
-    exec_barrier(x);
-    delta_conv(x, d, 0, d->k_heads, d->d_k, 0);
-    delta_conv(x, d, keys, d->k_heads, d->d_k, d->d_k);
-    delta_conv(x, d, 2 * keys, d->k_heads, per * d->d_v, 2 * d->d_k);
+    if (w != CF_NO_WEIGHT)
+        exec_linear(x, w, src, width, exec_act(x, to), exec_width(x, to), 1, false);
+}
+
+/* Decay and beta of each row and head. */
+static void delta_gates(cf_exec *x, const cf_attn_delta_def *d)
+{
+    uint32_t per = d->heads / d->k_heads;
+    bool apart = d->a != CF_NO_WEIGHT;
+    cf_span gates = exec_act(x, d->gates_buf);
+    cf_weight a_log = exec_weight(x, d->a_log);
+    if (d->a_log == CF_NO_WEIGHT)
+        a_log = (cf_weight){.span = cf_span_sub(cf_span_of(x->xb[CF_XB_CONSTANTS]),
+                                                d->a_log_at * sizeof(float),
+                                                d->heads * sizeof(float)),
+                            .dtype = CF_F32,
+                            .rows = 1,
+                            .cols = d->heads};
     cf_gpu_state_gates(x->gpu, CF_STREAM_COMPUTE,
-                       &(cf_op_state_gates){.a_log = exec_weight(x, d->a_log),
+                       &(cf_op_state_gates){.a_log = a_log,
                                             .dt_bias = exec_weight(x, d->dt_bias),
-                                            .a = past(gates, per),
+                                            .a = apart ? exec_act(x, d->a_buf) : past(gates, per),
                                             .b = gates,
                                             .decay = exec_act(x, d->decay_buf),
                                             .beta = exec_act(x, d->beta_buf),
                                             .n_rows = x->n_rows,
                                             .n_heads = d->heads,
-                                            .stride = 2 * d->heads,
+                                            .stride = apart ? d->heads : 2 * d->heads,
                                             .group = per,
-                                            .group_stride = 2 * per});
+                                            .group_stride = apart ? per : 2 * per});
     exec_recorded(x);
+}
+
+/* Projections, convolution and gates: conv_buf holds q | k | v, decay and beta are there. */
+static void delta_prepare(cf_exec *x, const cf_attn_delta_def *d, cf_span src, uint32_t width)
+{
+    uint32_t per = d->heads / d->k_heads, keys = d->k_heads * d->d_k;
+    cf_span conv = exec_act(x, d->conv_buf);
+    exec_barrier(x);
+    delta_project(x, d->in, d->in_buf, src, width);
+    delta_project(x, d->z, d->z_buf, src, width);
+    delta_project(x, d->gates, d->gates_buf, src, width);
+    delta_project(x, d->a, d->a_buf, src, width);
+    exec_barrier(x);
+    delta_conv(x, d, 0, d->k_heads, d->d_k, 0);
+    delta_conv(x, d, keys, d->k_heads, d->d_k, d->d_k);
+    delta_conv(x, d, 2 * keys, d->k_heads, per * d->d_v, 2 * d->d_k);
+    delta_gates(x, d);
     exec_barrier(x);
     delta_l2(x, d, conv, 1 / sqrtf((float)d->d_k));
     delta_l2(x, d, past(conv, keys), 1);
 }
 
-/* o = norm of each head of o, times silu of the gates that end each key head of the projection. */
+/* o = norm of each head of o, times silu of the gates: they end each key head of the projection, or
+ * are apart. */
 static void delta_output(cf_exec *x, const cf_attn_delta_def *d, cf_span o)
 {
     uint32_t per = d->heads / d->k_heads, stride = d->heads * d->d_v;
-    uint32_t in = x->model->bufs[d->in_buf].width;
+    bool apart = d->z != CF_NO_WEIGHT;
+    uint32_t in = apart ? stride : x->model->bufs[d->in_buf].width;
     exec_barrier(x);
     cf_gpu_norm(x->gpu, CF_STREAM_COMPUTE,
                 &(cf_op_norm){.kind = CF_NORM_RMS,
@@ -179,7 +207,8 @@ static void delta_output(cf_exec *x, const cf_attn_delta_def *d, cf_span o)
     exec_recorded(x);
     exec_barrier(x);
     cf_gpu_gate(x->gpu, CF_STREAM_COMPUTE,
-                &(cf_op_gate){.g = past(exec_act(x, d->in_buf), 2 * d->d_k + per * d->d_v),
+                &(cf_op_gate){.g = apart ? exec_act(x, d->z_buf)
+                                         : past(exec_act(x, d->in_buf), 2 * d->d_k + per * d->d_v),
                               .y = o,
                               .n_rows = x->n_rows,
                               .n_heads = d->k_heads,

@@ -206,13 +206,17 @@ typedef struct cf_attn_def {
 /* Gated delta-rule attention (arXiv 2412.06464): projections, a short convolution, l2-normed queries
  * and keys, the state, and a norm of each head whose result a projection of src gates by silu. */
 typedef struct cf_attn_delta_def {
-    cf_wid in;                          /* key head by key head: q, k, values, gates */
-    cf_wid gates;                       /* key head by key head: beta, decay */
+    cf_wid in;    /* key head by key head: q, k, values, gates; with `z`: all q, all k, all values */
+    cf_wid z;     /* all gates; CF_NO_WEIGHT: they are in `in` */
+    cf_wid gates; /* key head by key head: beta, decay; with `a`: all beta */
+    cf_wid a;     /* all decay; CF_NO_WEIGHT: it is in `gates` */
     cf_wid conv, a_log, dt_bias, norm, out; /* conv: channels q, then k, then v */
+    uint32_t a_log_at; /* a_log CF_NO_WEIGHT: of the model's constants, one for each head */
     uint32_t k_heads, heads, d_k, d_v, taps;
     float norm_eps, l2_eps;
     uint32_t conv_state, state; /* of the model's states */
     cf_bufid in_buf, gates_buf, conv_buf, decay_buf, beta_buf, o_buf;
+    cf_bufid z_buf, a_buf; /* with z, with a */
 } cf_attn_delta_def;
 
 /* Linear attention with one decay per head (arXiv 2401.04658): silu of a projection, the state, a

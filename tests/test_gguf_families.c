@@ -31,7 +31,13 @@ typedef enum {
     CUBE_T,     /* the same, each transposed */
     TURN,       /* [E, a, b] each transposed */
     TURN_FIRST, /* [E, a, 2 b] transposed, the first b rows of it */
-    TURN_SECOND
+    TURN_SECOND,
+    ONE_MORE, /* 1 + w, in F32 */
+    DECAY,    /* -exp(w), in F32 */
+    FLOATS,   /* in F32 */
+    SQUEEZE,  /* [n, 1, m] as [n, m], in F32 */
+    QKV,      /* key head by key head q, k, v, z: all q, all k, all v */
+    GATES     /* all z */
 } action;
 
 typedef struct name {
@@ -51,8 +57,13 @@ typedef struct family {
     const char *fixture, *arch;
     const key *keys[SETS];
     const name *names[SETS];
-    bool opens_only, paired; /* paired: two blocks are a layer */
+    int flags;
 } family;
+
+enum {
+    PAIRED = 1,    /* two blocks are a layer */
+    EVERYWHERE = 2 /* computed otherwise than the published form: on every device */
+};
 
 #define L "model.layers.%u."
 #define B "blk.%u."
@@ -156,6 +167,14 @@ static const key llama4_keys[] = {{"expert_count", 'u', "num_local_experts"},
                                   {0}};
 static const key minimax_keys[] = {
     {"rope.dimension_count", 'u', "rotary_dim"}, {"expert_gating_func", 'u', "=2"}, {0}};
+static const key next_keys[] = {{"ssm.conv_kernel", 'u', "linear_conv_kernel_dim"},
+                                {"ssm.state_size", 'u', "linear_key_head_dim"},
+                                {"ssm.group_count", 'u', "linear_num_key_heads"},
+                                {"ssm.time_step_rank", 'u', "linear_num_value_heads"},
+                                {"ssm.inner_size", 'u', "=40"},
+                                {"full_attention_interval", 'u', "full_attention_interval"},
+                                {"rope.dimension_count", 'u', "=4"},
+                                {0}};
 static const key longcat_keys[] = {{"block_count", 'u', "=6"},
                                    {"context_length", 'u', "max_position_embeddings"},
                                    {"embedding_length", 'u', "hidden_size"},
@@ -223,6 +242,29 @@ static const name qwen2_names[] = {
     {B "ffn_up_shexp.weight", L "mlp.shared_expert.up_proj.weight", COPY},
     {B "ffn_down_shexp.weight", L "mlp.shared_expert.down_proj.weight", COPY},
     {0}};
+static const name next_names[] = {
+    {"token_embd.weight", "model.embed_tokens.weight", COPY},
+    {"output.weight", "lm_head.weight", COPY},
+    {"output_norm.weight", "model.norm.weight", ONE_MORE},
+    {B "attn_norm.weight", L "input_layernorm.weight", ONE_MORE},
+    {B "post_attention_norm.weight", L "post_attention_layernorm.weight", ONE_MORE},
+    {B "attn_q_norm.weight", L "self_attn.q_norm.weight", ONE_MORE},
+    {B "attn_k_norm.weight", L "self_attn.k_norm.weight", ONE_MORE},
+    {B "attn_v.weight", L "self_attn.v_proj.weight", COPY},
+    {B "attn_output.weight", L "self_attn.o_proj.weight", COPY},
+    {B "ssm_ba.weight", L "linear_attn.in_proj_ba.weight", COPY},
+    {B "ssm_conv1d.weight", L "linear_attn.conv1d.weight", SQUEEZE},
+    {B "ssm_a", L "linear_attn.A_log", DECAY},
+    {B "ssm_dt.bias", L "linear_attn.dt_bias", FLOATS},
+    {B "ssm_norm.weight", L "linear_attn.norm.weight", FLOATS},
+    {B "ssm_out.weight", L "linear_attn.out_proj.weight", COPY},
+    {0}};
+static const name next_apart[] = {
+    {B "attn_qkv.weight", L "linear_attn.in_proj_qkvz.weight", QKV},
+    {B "attn_gate.weight", L "linear_attn.in_proj_qkvz.weight", GATES},
+    {0}};
+static const name next_older[] = {{B "ssm_in.weight", L "linear_attn.in_proj_qkvz.weight", COPY},
+                                  {0}};
 static const name v2_names[] = {
     {B "attn_q.weight", L "self_attn.q_proj.weight", COPY},
     {B "attn_kv_a_mqa.weight", L "self_attn.kv_a_proj_with_mqa.weight", COPY},
@@ -338,56 +380,57 @@ static const family families[] = {
      "qwen2moe",
      {common_keys, qwen2_keys},
      {common_names, ffn_norm, plain_qk, qwen2_names, mlp_names},
-     false,
-     false},
+     0},
+    {"qwen3_next",
+     "qwen3next",
+     {common_keys, qwen2_keys, next_keys},
+     {next_names, next_apart, plain_qk, qwen2_names, mlp_names},
+     EVERYWHERE},
+    {"qwen3_next",
+     "qwen3next",
+     {common_keys, qwen2_keys, next_keys},
+     {next_names, next_older, plain_qk, qwen2_names, mlp_names},
+     0},
     {"deepseek_v1",
      "deepseek",
      {common_keys, deepseek_keys},
      {common_names, ffn_norm, permuted_qk, mlp_names},
-     false,
-     false},
+     0},
     {"deepseek_v2_lite",
      "deepseek2",
      {v2_keys, common_keys, deepseek_keys},
      {common_names, ffn_norm, v2_names, mlp_names},
-     false,
-     false},
+     0},
     {"glm4_moe",
      "glm4moe",
      {glm4_keys, common_keys, deepseek_keys},
      {common_names, plain_qk, glm4_names, mlp_names},
-     false,
-     false},
+     0},
     {"granitemoe",
      "granitemoe",
      {common_keys, local_keys, granite_keys},
      {common_names, ffn_norm, permuted_qk, granite_names},
-     false,
-     false},
+     0},
     {"ernie4_5_moe",
      "ernie4_5-moe",
      {ernie_keys, common_keys},
      {common_names, ffn_norm, plain_qk, ernie_names, mlp_names},
-     false,
-     false},
+     0},
     {"minicpm_moe",
      "minicpm",
      {common_keys, minicpm_keys},
      {common_names, ffn_norm, permuted_qk, minicpm_names},
-     false,
-     false},
-    {"grok1", "grok", {grok_keys, common_keys}, {grok_names}, false, false},
-    {"dbrx", "dbrx", {dbrx_keys}, {dbrx_names}, false, false},
-    {"llama4_scout", "llama4", {common_keys, llama4_keys}, {llama4_names}, false, false},
-    /* Its norms of q and k follow from a count of experts that it does not have. */
-    {"llama4_maverick", "llama4", {common_keys, llama4_keys}, {llama4_names}, true, false},
+     0},
+    {"grok1", "grok", {grok_keys, common_keys}, {grok_names}, 0},
+    {"dbrx", "dbrx", {dbrx_keys}, {dbrx_names}, 0},
+    {"llama4_scout", "llama4", {common_keys, llama4_keys}, {llama4_names}, 0},
+    {"llama4_maverick", "llama4", {common_keys, llama4_keys}, {llama4_names}, 0},
     {"minimax_m2",
      "minimax-m2",
      {common_keys, local_keys, minimax_keys},
      {common_names, ffn_norm, plain_qk, minimax_names},
-     false,
-     false},
-    {"longcat_ngram", "longcat-flash", {longcat_keys}, {longcat_names}, false, true},
+     0},
+    {"longcat_ngram", "longcat-flash", {longcat_keys}, {longcat_names}, PAIRED},
 };
 
 /* ---- a file in memory ---- */
@@ -480,6 +523,41 @@ static void permute(bytes *out, const uint8_t *from, uint64_t rows, size_t row, 
     }
 }
 
+static uint32_t number_of(const json_t *config, const char *a, const char *b)
+{
+    const json_t *v = json_object_get(config, a);
+    return (uint32_t)json_integer_value(v ? v : json_object_get(config, b));
+}
+
+/* Values in F32, and what `how` makes of them. */
+static void floats(bytes *out, const uint8_t *data, const cf_tensor *t, action how)
+{
+    size_t size = cf_format_value_bytes(t->format);
+    for (size_t i = 0; i < t->extent.bytes / size; i++) {
+        uint8_t word[4] = {0};
+        float v;
+        memcpy(word + 4 - size, data + i * size, size);
+        memcpy(&v, word, 4);
+        v = how == ONE_MORE ? 1 + v : how == DECAY ? -expf(v) : v;
+        put(out, &v, 4);
+    }
+}
+
+/* Rows of what lies key head by key head as q, k, v, z; returns how many. */
+static uint64_t regroup(bytes *out, const uint8_t *data, const writer *w, size_t row, action how)
+{
+    uint32_t heads = number_of(w->config, "linear_num_key_heads", "");
+    uint32_t per = number_of(w->config, "linear_num_value_heads", "") / heads;
+    uint32_t d_k = number_of(w->config, "linear_key_head_dim", "");
+    uint32_t v = per * number_of(w->config, "linear_value_head_dim", "");
+    const uint32_t first[4] = {0, d_k, 2 * d_k, 2 * d_k + v}, n[4] = {d_k, d_k, v, v};
+    uint64_t rows = 0;
+    for (int part = how == GATES ? 3 : 0; part < (how == GATES ? 4 : 3); part++)
+        for (uint32_t h = 0; h < heads; h++, rows += n[part])
+            put(out, data + (h * (2 * d_k + 2 * v) + first[part]) * row, n[part] * row);
+    return rows;
+}
+
 /* What `how` makes of a tensor; the shape is changed along. */
 static void convert(const writer *w, const cf_tensor *t, action how, bytes *out, uint64_t *shape,
                     uint32_t *n_dims)
@@ -495,6 +573,14 @@ static void convert(const writer *w, const cf_tensor *t, action how, bytes *out,
         put(out, data, t->extent.bytes);
     if (how == PERMUTE_Q || how == PERMUTE_K)
         permute(out, data, a, b * size, how == PERMUTE_Q ? w->heads : w->kv_heads);
+    if (how == ONE_MORE || how == DECAY || how == FLOATS || how == SQUEEZE)
+        floats(out, data, t, how);
+    if (how == SQUEEZE) {
+        shape[1] = c;
+        *n_dims = 2;
+    }
+    if (how == QKV || how == GATES)
+        shape[0] = regroup(out, data, w, b * size, how);
     if (how == VECTOR) {
         shape[0] = b;
         *n_dims = 1;
@@ -580,8 +666,10 @@ static void name_write(writer *w, const name *n, uint32_t layer)
                 (strstr(to, "ffn_down_exps") || strstr(to, "attn_v"));
     if (wide)
         widen(&out);
+    bool in_f32 = wide || n->how == ONE_MORE || n->how == DECAY || n->how == FLOATS ||
+                  n->how == SQUEEZE;
     if (t && n->how != SINGLE)
-        tensor_put(w, to, wide ? CF_F32 : t->format, n->how == STACK ? n_dims + 1 : n_dims, shape,
+        tensor_put(w, to, in_f32 ? CF_F32 : t->format, n->how == STACK ? n_dims + 1 : n_dims, shape,
                    &out);
     free(out.at);
 }
@@ -640,12 +728,6 @@ static void divisors_write(writer *w)
     free(out.at);
 }
 
-static uint32_t number_of(const json_t *config, const char *a, const char *b)
-{
-    const json_t *v = json_object_get(config, a);
-    return (uint32_t)json_integer_value(v ? v : json_object_get(config, b));
-}
-
 static void file_write(const family *f, const char *dir, const char *path)
 {
     char text[300];
@@ -657,7 +739,7 @@ static void file_write(const family *f, const char *dir, const char *path)
     REQUIRE(config && cf_safetensors_open(dir, &cat, &err) == 0);
     const json_t *inner = json_object_get(config, "text_config");
     w.cat = cat;
-    w.paired = f->paired;
+    w.paired = f->flags & PAIRED;
     w.config = inner ? inner : config;
     w.heads = number_of(w.config, "num_attention_heads", "n_heads");
     w.kv_heads = number_of(w.config, "num_key_value_heads", "");
@@ -698,7 +780,7 @@ static void file_write(const family *f, const char *dir, const char *path)
 
 /* ---- cases ---- */
 
-static void numbers(const char *dir, const char *path)
+static void numbers(const char *dir, const char *path, const char *device)
 {
     cf_err err = {0};
     cf_engine *e = NULL;
@@ -708,7 +790,7 @@ static void numbers(const char *dir, const char *path)
     REQUIRE(o);
     oracle_run *r = oracle_run_new(o);
     cf_options_init(&options);
-    options.device = "ref";
+    options.device = device;
     options.kv = "f32";
     options.ctx = 128;
     options.chunk = 16;
@@ -750,8 +832,15 @@ static void family_check(const family *f, const tmp_dir *tmp)
         CHECK_INT(m->n_skipped, 0);
     }
     cf_model_free(&m);
-    if (!f->opens_only)
-        numbers(dir, path);
+    numbers(dir, path, "ref");
+    cf_gpu_info infos[16];
+    int n = f->flags & EVERYWHERE ? cf_gpu_list(infos, 16, NULL, 0) : 0;
+    for (int i = 0; i < n; i++) {
+        char device[32];
+        snprintf(device, sizeof device, "%.15s:%d", infos[i].backend, infos[i].index);
+        if (strcmp(infos[i].backend, "ref") != 0)
+            numbers(dir, path, device);
+    }
 }
 
 int main(void)

@@ -31,7 +31,7 @@ ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_encoder test_faults test_fetch test_gguf test_gguf_families test_gguf_models \
               test_hazard test_history test_identity test_index test_io test_jinja test_kv_q8 test_layout \
               test_machine test_models test_policy test_predict test_prefill test_quants \
-              test_replay test_residency test_routers test_rows test_safetensors \
+              test_regrouped test_replay test_residency test_routers test_rows test_safetensors \
               test_safetensors_write test_sampler test_state test_stored test_timeline \
               test_tokenizer test_tokenizer_forms test_tokenizer_parts test_utf8 test_variants \
               test_window)
@@ -40,7 +40,8 @@ TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_identity test_io test_models test_predict test_rows test_timeline test_window)
 SAN_TESTS  := $(if $(findstring thread,$(SAN)),$(TSAN_TESTS),$(ASAN_TESTS))
 # Tests that run on every device there is, unless told on which.
-BY_DEVICE  := test_activations test_dense test_encoder test_gguf_models test_identity test_kv_q8 test_models test_stored test_window
+BY_DEVICE  := test_activations test_dense test_encoder test_gguf_models test_identity test_kv_q8 \
+              test_models test_regrouped test_stored test_window
 # Of these the sanitizers run less.
 SHORTER    := test_dense test_identity
 # Arguments of run.sh: the tests $2 of the build folder $1.

@@ -126,9 +126,22 @@ fail:
     return rc;
 }
 
+/* Which layers have an index of their own follows from the tensors. */
+static int index_types_set(cf_gguf_source *s, cf_err *err)
+{
+    json_t *types = json_array();
+    for (uint32_t i = 0; i < s->layers; i++) {
+        bool own = cf_source_tensor(s, i, "indexer.attn_k.weight") >= 0;
+        json_array_append_new(types, json_string(own || i == 0 ? "full" : "shared"));
+    }
+    return cf_source_set(s, "indexer_types", types, err);
+}
+
 int cf_gguf_dsa(cf_gguf_source *s, cf_err *err)
 {
     int rc = cf_gguf_latent(s, err);
+    if (rc == 0)
+        rc = index_types_set(s, err);
     return rc < 0 ? rc : gating_only(s, GATING_SIGMOID, err);
 }
 

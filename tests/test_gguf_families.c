@@ -37,7 +37,9 @@ typedef enum {
     FLOATS,   /* in F32 */
     SQUEEZE,  /* [n, 1, m] as [n, m], in F32 */
     QKV,      /* key head by key head q, k, v, z: all q, all k, all v */
-    GATES     /* all z */
+    GATES,    /* all z */
+    KEYS_B,   /* [heads * (nope + v), rank]: each head's first rows, transposed */
+    VALUES_B  /* its last rows */
 } action;
 
 typedef struct name {
@@ -62,7 +64,8 @@ typedef struct family {
 
 enum {
     PAIRED = 1,    /* two blocks are a layer */
-    EVERYWHERE = 2 /* computed otherwise than the published form: on every device */
+    EVERYWHERE = 2, /* computed otherwise than the published form: on every device */
+    PADDED = 4      /* 128 experts: what the file has no key for follows from that number */
 };
 
 #define L "model.layers.%u."
@@ -167,6 +170,27 @@ static const key llama4_keys[] = {{"expert_count", 'u', "num_local_experts"},
                                   {0}};
 static const key minimax_keys[] = {
     {"rope.dimension_count", 'u', "rotary_dim"}, {"expert_gating_func", 'u', "=2"}, {0}};
+static const key dsa_keys[] = {{"attention.key_length", 'u', "=32"},
+                               {"attention.value_length", 'u', "=24"},
+                               {"attention.key_length_mla", 'u', "=20"},
+                               {"attention.value_length_mla", 'u', "v_head_dim"},
+                               {"attention.q_lora_rank", 'u', "q_lora_rank"},
+                               {"attention.kv_lora_rank", 'u', "kv_lora_rank"},
+                               {"attention.indexer.head_count", 'u', "index_n_heads"},
+                               {"attention.indexer.key_length", 'u', "index_head_dim"},
+                               {"attention.indexer.top_k", 'u', "index_topk"},
+                               {"rope.dimension_count", 'u', "qk_rope_head_dim"},
+                               {"expert_gating_func", 'u', "=2"},
+                               {"expert_weights_norm", 'b', "norm_topk_prob"},
+                               {"expert_group_count", 'u', "n_group"},
+                               {"expert_group_used_count", 'u', "topk_group"},
+                               {0}};
+static const key yarn_keys[] = {{"rope.scaling.type", 's', "yarn"},
+                                {"rope.scaling.factor", 'f', "=40"},
+                                {"rope.scaling.original_context_length", 'u', "=64"},
+                                {"rope.scaling.yarn_log_multiplier", 'f', "=0.1"},
+                                {0}};
+static const key padded_keys[] = {{"expert_count", 'u', "=128"}, {0}};
 static const key next_keys[] = {{"ssm.conv_kernel", 'u', "linear_conv_kernel_dim"},
                                 {"ssm.state_size", 'u', "linear_key_head_dim"},
                                 {"ssm.group_count", 'u', "linear_num_key_heads"},
@@ -241,6 +265,20 @@ static const name qwen2_names[] = {
     {B "ffn_gate_shexp.weight", L "mlp.shared_expert.gate_proj.weight", COPY},
     {B "ffn_up_shexp.weight", L "mlp.shared_expert.up_proj.weight", COPY},
     {B "ffn_down_shexp.weight", L "mlp.shared_expert.down_proj.weight", COPY},
+    {0}};
+static const name dsa_names[] = {
+    {B "attn_q_a.weight", L "self_attn.q_a_proj.weight", COPY},
+    {B "attn_q_a_norm.weight", L "self_attn.q_a_layernorm.weight", FLOATS},
+    {B "attn_q_b.weight", L "self_attn.q_b_proj.weight", COPY},
+    {B "attn_kv_a_mqa.weight", L "self_attn.kv_a_proj_with_mqa.weight", COPY},
+    {B "attn_kv_a_norm.weight", L "self_attn.kv_a_layernorm.weight", FLOATS},
+    {B "attn_k_b.weight", L "self_attn.kv_b_proj.weight", KEYS_B},
+    {B "attn_v_b.weight", L "self_attn.kv_b_proj.weight", VALUES_B},
+    {B "indexer.k_norm.weight", L "self_attn.indexer.k_norm.weight", FLOATS},
+    {B "indexer.k_norm.bias", L "self_attn.indexer.k_norm.bias", FLOATS},
+    {B "indexer.proj.weight", L "self_attn.indexer.weights_proj.weight", COPY},
+    {B "indexer.attn_k.weight", L "self_attn.indexer.wk.weight", COPY},
+    {B "indexer.attn_q_b.weight", L "self_attn.indexer.wq_b.weight", COPY},
     {0}};
 static const name next_names[] = {
     {"token_embd.weight", "model.embed_tokens.weight", COPY},
@@ -401,6 +439,17 @@ static const family families[] = {
      {v2_keys, common_keys, deepseek_keys},
      {common_names, ffn_norm, v2_names, mlp_names},
      0},
+    {"deepseek_v32",
+     "deepseek32",
+     {dsa_keys, yarn_keys, common_keys, deepseek_keys},
+     {common_names, ffn_norm, dsa_names, mlp_names},
+     0},
+    /* Layers without an index of their own share the one before. */
+    {"glm_moe_dsa",
+     "glm-dsa",
+     {dsa_keys, common_keys, deepseek_keys},
+     {common_names, ffn_norm, dsa_names, mlp_names},
+     0},
     {"glm4_moe",
      "glm4moe",
      {glm4_keys, common_keys, deepseek_keys},
@@ -424,7 +473,7 @@ static const family families[] = {
     {"grok1", "grok", {grok_keys, common_keys}, {grok_names}, 0},
     {"dbrx", "dbrx", {dbrx_keys}, {dbrx_names}, 0},
     {"llama4_scout", "llama4", {common_keys, llama4_keys}, {llama4_names}, 0},
-    {"llama4_maverick", "llama4", {common_keys, llama4_keys}, {llama4_names}, 0},
+    {"llama4_maverick", "llama4", {padded_keys, common_keys, llama4_keys}, {llama4_names}, PADDED},
     {"minimax_m2",
      "minimax-m2",
      {common_keys, local_keys, minimax_keys},
@@ -475,7 +524,7 @@ typedef struct writer {
     const cf_catalogue *cat;
     const json_t *config;
     uint32_t heads, kv_heads, experts;
-    bool paired;
+    bool paired, padded;
 } writer;
 
 static void tensor_put(writer *w, const char *to, cf_format f, uint32_t n_dims,
@@ -558,6 +607,35 @@ static uint64_t regroup(bytes *out, const uint8_t *data, const writer *w, size_t
     return rows;
 }
 
+/* Each head's rows of kv_b that make keys, turned, or those that make values. */
+static void kv_b_split(bytes *out, const uint8_t *data, const writer *w, uint64_t *shape,
+                       size_t size, action how)
+{
+    uint64_t nope = number_of(w->config, "qk_nope_head_dim", ""), rank = shape[1];
+    uint64_t v = number_of(w->config, "v_head_dim", "");
+    for (uint64_t h = 0; h < w->heads; h++) {
+        const uint8_t *head = data + h * (nope + v) * rank * size;
+        if (how == KEYS_B)
+            turn(out, head, nope, rank, 0, rank, size);
+        else
+            put(out, head + nope * rank * size, v * rank * size);
+    }
+    shape[0] = w->heads;
+    shape[1] = how == KEYS_B ? rank : v;
+    shape[2] = how == KEYS_B ? nope : rank;
+}
+
+/* As many experts as 128: those beyond are like the first, which comes first where they tie. */
+static void experts_pad(bytes *out, uint64_t *shape)
+{
+    size_t each = out->n / shape[0];
+    uint8_t *first = malloc(each);
+    memcpy(first, out->at, each);
+    for (; shape[0] < 128; shape[0]++)
+        put(out, first, each);
+    free(first);
+}
+
 /* What `how` makes of a tensor; the shape is changed along. */
 static void convert(const writer *w, const cf_tensor *t, action how, bytes *out, uint64_t *shape,
                     uint32_t *n_dims)
@@ -581,6 +659,10 @@ static void convert(const writer *w, const cf_tensor *t, action how, bytes *out,
     }
     if (how == QKV || how == GATES)
         shape[0] = regroup(out, data, w, b * size, how);
+    if (how == KEYS_B || how == VALUES_B) {
+        kv_b_split(out, data, w, shape, size, how);
+        *n_dims = 3;
+    }
     if (how == VECTOR) {
         shape[0] = b;
         *n_dims = 1;
@@ -661,6 +743,8 @@ static void name_write(writer *w, const name *n, uint32_t layer)
             out.n = 0;
         }
     }
+    if (t && w->padded && (strstr(to, "_exps.") || strstr(to, "ffn_gate_inp.")))
+        experts_pad(&out, shape);
     /* Formats differ from layer to layer, within an expert too. */
     bool wide = t && layer % 2 && t->format == CF_BF16 &&
                 (strstr(to, "ffn_down_exps") || strstr(to, "attn_v"));
@@ -740,6 +824,7 @@ static void file_write(const family *f, const char *dir, const char *path)
     const json_t *inner = json_object_get(config, "text_config");
     w.cat = cat;
     w.paired = f->flags & PAIRED;
+    w.padded = f->flags & PADDED;
     w.config = inner ? inner : config;
     w.heads = number_of(w.config, "num_attention_heads", "n_heads");
     w.kv_heads = number_of(w.config, "num_key_value_heads", "");
@@ -806,6 +891,7 @@ static void numbers(const char *dir, const char *path, const char *device)
         printf("    logits %.1e x std, hidden %.1e x std\n", logits, hidden);
         CHECK(logits <= 2e-3 && hidden <= 2e-3);
         CHECK_INT(oracle_expert_differences(o, r), 0);
+        CHECK_INT(oracle_selection_differences(o, r), 0);
         CHECK_INT(oracle_run_greedy(o, s, o->vocab, &err), o->n_greedy);
     }
     cf_session_destroy(&s);

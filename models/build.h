@@ -48,7 +48,7 @@ int cf_config_ends(cf_build *b, cf_err *err);
 int cf_config_tokens(cf_build *b, cf_err *err);
 
 /* RoPE frequencies from rope_theta (theta_absent when it is missing; 0: it must be there) and
- * rope_scaling (or transformers-5 style rope_parameters): none, yarn, deepseek_yarn (YaRN: arXiv
+ * rope_scaling (or transformers-5 style rope_parameters): none, linear, yarn, deepseek_yarn (YaRN: arXiv
  * 2309.00071), llama3, longrope. *score_scale is what the attention scale is to be multiplied by.
  * Appends to model->ropes; *index says where. */
 int cf_config_rope(cf_build *b, uint32_t n_rot, cf_rope_layout layout, double theta_absent,

@@ -233,8 +233,12 @@ static int factors_apply(const cf_build *b, const char *key, uint32_t n_rot, flo
     return 0;
 }
 
-/* LongRoPE (arXiv 2402.13753): short factors up to the original context, long ones for contexts
- * beyond it. `sub` is the scaling's view of the config `b`. */
+/* LongRoPE (arXiv 2402.13753). An engine of a context (--ctx, or what it takes by itself) of at most
+ * original_max_position_embeddings divides the frequencies by the short factors, any larger one by the
+ * long factors, from the first position on and however short its texts are: keys that are cached were
+ * rotated once and cannot change. The references switch by the length of the text instead, and then
+ * compute it anew. Magnitudes are short_mscale and long_mscale, else attention_factor, else the paper's.
+ * `sub` is the scaling's view of the config `b`. */
 static int longrope_apply(const cf_build *b, const cf_build *sub, cf_rope_def *rope, cf_err *err)
 {
     int rc;
@@ -301,14 +305,20 @@ int cf_config_rope(cf_build *b, uint32_t n_rot, cf_rope_layout layout, double th
     } else if (type && strcmp(type, "llama3") == 0) {
         if ((rc = llama3_apply(&sub, &rope, err)) < 0)
             return rc;
+    } else if (type && strcmp(type, "linear") == 0) {
+        double factor;
+        if ((rc = cf_config_f64(&sub, "factor", 1e-3, 1e6, &factor, err)) < 0)
+            return rc;
+        for (uint32_t i = 0; i < n_rot / 2; i++)
+            rope.inv_freq[i] = (float)(pow(base, -2.0 * i / n_rot) / factor);
     } else if (type && strcmp(type, "longrope") == 0) {
         if ((rc = longrope_apply(b, &sub, &rope, err)) < 0)
             return rc;
     } else if (type && strcmp(type, "default") != 0) {
         char clean[100];
         return CF_FAIL(err, CF_EFORMAT,
-                       "%s: rope type \"%s\" is unknown; known: default, yarn, deepseek_yarn, "
-                       "llama3, longrope",
+                       "%s: rope type \"%s\" is unknown; known: default, linear, yarn, "
+                       "deepseek_yarn, llama3, longrope",
                        b->path, cf_text_clean(type, clean, sizeof clean));
     } else if (scaling && !params && !type) {
         return CF_FAIL(err, CF_EFORMAT, "%s: \"rope_scaling\" names no \"rope_type\"", b->path);

@@ -23,7 +23,7 @@ typedef enum {
     CF_KEY_F64,
     CF_KEY_BOOL,
     CF_KEY_LAYERS, /* the model's layers, whatever the key counts */
-    CF_KEY_HAS,    /* true when block 0 has this tensor */
+    CF_KEY_HAS,    /* true when block 0, or the file beside its blocks, has this tensor */
     CF_KEY_TRUE,   /* true: no key says it */
     CF_KEY_FALSE,
     CF_KEY_ALIAS /* set by code: `gguf` is only for messages */
@@ -48,7 +48,8 @@ typedef enum {
     CF_NAME_TAPS,    /* [channels, taps] as [channels, 1, taps] */
     CF_NAME_TABLES,  /* n-gram tables below each other */
     CF_NAME_TABLE,   /* one of them: a number follows the name */
-    CF_NAME_DIVISORS /* of the rotary frequencies */
+    CF_NAME_DIVISORS, /* of the rotary frequencies */
+    CF_NAME_READ /* what the config was made of has been read */
 } cf_name_kind;
 
 /* One tensor, or all experts of a layer. `from` has no suffix; "blk." is that of a block. In `to`

@@ -149,7 +149,8 @@ static json_t *key_value(const cf_gguf_source *s, const cf_gguf_key *k, int *rc,
     case CF_KEY_LAYERS:
         return json_integer(s->layers);
     case CF_KEY_HAS:
-        return json_boolean(cf_source_tensor(s, 0, k->from) >= 0);
+        return json_boolean(cf_source_tensor(s, 0, k->from) >= 0 ||
+                            cf_catalogue_find(s->cat, k->from) >= 0);
     case CF_KEY_TRUE:
         return json_true();
     case CF_KEY_FALSE:
@@ -296,6 +297,7 @@ int cf_gguf_source_begin(cf_gguf_source *s, cf_err *err)
                        "%s: \"%s.expert_count\" is 0 or missing; models without experts are not "
                        "known",
                        s->path, s->arch->name);
+    CF_TRY(count_read(s, "mtp.num_layers", 0, MAX_BLOCKS, &beyond, err));
     CF_TRY(count_read(s, "nextn_predict_layers", 0, MAX_BLOCKS, &beyond, err));
     if (beyond == UINT32_MAX) /* of pairs, an odd block is one beyond the model */
         beyond = s->arch->paired ? s->blocks & 1 : 0;

@@ -89,6 +89,10 @@ const cf_gguf_name cf_names_minicpm[] = {
 const cf_gguf_name cf_names_second_norm[] = {
     {"blk.post_attention_norm", L "post_attention_layernorm", CF_NAME_WHOLE}, {0}};
 
+const cf_gguf_name cf_names_longrope[] = {{"rope_factors_long", NULL, CF_NAME_READ},
+                                          {"rope_factors_short", NULL, CF_NAME_READ},
+                                          {0}};
+
 const cf_gguf_name cf_names_indexer[] = {
     {"blk.indexer.k_norm", L "self_attn.indexer.k_norm", CF_NAME_WHOLE},
     {"blk.indexer.proj", L "self_attn.indexer.weights_proj", CF_NAME_WHOLE},
@@ -204,6 +208,13 @@ const cf_gguf_name cf_names_longcat[] = {
     {"blk.ffn_up_exps", L "mlp.experts.%u.up_proj", CF_NAME_EXPERTS},
     {"blk.ffn_down_exps", L "mlp.experts.%u.down_proj", CF_NAME_EXPERTS},
     {"blk.ffn_gate_up_exps", NULL, CF_NAME_GATE_UP},
+    {0}};
+
+const cf_gguf_name cf_names_sub_indexer[] = {
+    {"blk.indexer.k_norm", S "indexer.k_norm", CF_NAME_WHOLE},
+    {"blk.indexer.proj", S "indexer.weights_proj", CF_NAME_WHOLE},
+    {"blk.indexer.attn_k", S "indexer.wk", CF_NAME_WHOLE},
+    {"blk.indexer.attn_q_b", S "indexer.wq_b", CF_NAME_WHOLE},
     {0}};
 
 #undef L

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "models/gguf.h"
+#include "models/stored.h"
 
 static int only_one(const cf_gguf_source *s, const char *key, cf_err *err)
 {
@@ -45,12 +46,64 @@ static int yarn_make(const cf_gguf_source *s, json_t *y, cf_err *err)
     return 0;
 }
 
+/* Both lists of LongRoPE's factors are tensors. */
+static int factors_read(const cf_gguf_source *s, const char *tensor, json_t *to, const char *key,
+                        cf_err *err)
+{
+    float v[CF_MAX_ROT / 2];
+    int64_t at = cf_catalogue_find(s->cat, tensor);
+    const cf_tensor *t = at < 0 ? NULL : cf_catalogue_at(s->cat, (uint32_t)at);
+    if (!t || t->n_dims != 1 || t->shape[0] > CF_MAX_ROT / 2)
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: tensor %s is missing or no vector of at most %d factors", s->path,
+                       tensor, CF_MAX_ROT / 2);
+    int rc = cf_stored_values(s->cat, t, v, err);
+    json_t *list = json_array();
+    for (uint64_t i = 0; i < t->shape[0] && rc == 0; i++)
+        json_array_append_new(list, json_real((double)v[i]));
+    if (json_object_set_new(to, key, list) < 0 && rc == 0)
+        rc = CF_FAIL(err, -ENOMEM, "out of memory for the config of %s", s->path);
+    return rc;
+}
+
+/* A file that has such tensors says no type; attn_factor is the magnitude. */
+static int longrope_make(const cf_gguf_source *s, json_t *rope, cf_err *err)
+{
+    int rc;
+    uint32_t original = 0;
+    double magnitude = 1;
+    json_t *l = json_pack("{s:s}", "rope_type", "longrope");
+    if (!l || json_object_set_new(rope, "rope_scaling", l) < 0)
+        return CF_FAIL(err, -ENOMEM, "out of memory for the config of %s", s->path);
+    CF_TRY(factors_read(s, "rope_factors_short.weight", l, "short_factor", err));
+    CF_TRY(factors_read(s, "rope_factors_long.weight", l, "long_factor", err));
+    CF_TRY(cf_source_u32(s, "rope.scaling.original_context_length", &original, err));
+    if (rc == 1)
+        json_object_set_new(l, "original_max_position_embeddings", json_integer(original));
+    CF_TRY(cf_source_f64(s, "rope.scaling.attn_factor", &magnitude, err));
+    if (rc == 1)
+        json_object_set_new(l, "attention_factor", json_real(magnitude));
+    return 0;
+fail:
+    return rc;
+}
+
+static int linear_make(const cf_gguf_source *s, json_t *rope, double factor, cf_err *err)
+{
+    json_t *l = json_pack("{s:s, s:f}", "rope_type", "linear", "factor", factor);
+    if (!l || json_object_set_new(rope, "rope_scaling", l) < 0)
+        return CF_FAIL(err, -ENOMEM, "out of memory for the config of %s", s->path);
+    return 0;
+}
+
 static int scaling_make(const cf_gguf_source *s, json_t *rope, cf_err *err)
 {
     char full[CF_GGUF_MAX_KEY], clean[64], type[64] = "linear";
     cf_text text;
     double factor = 1;
     int rc;
+    if (cf_catalogue_find(s->cat, "rope_factors_long.weight") >= 0)
+        return longrope_make(s, rope, err);
     CF_TRY(only_one(s, "rope.scaling.attn_factor", err));
     CF_TRY(only_one(s, "rope.scaling.yarn_attn_factor", err));
     CF_TRY(only_one(s, "rope.scaling.yarn_ext_factor", err));
@@ -70,11 +123,11 @@ static int scaling_make(const cf_gguf_source *s, json_t *rope, cf_err *err)
     CF_TRY(cf_source_f64(s, "rope.scaling.factor", &factor, err));
     if (rc == 0)
         CF_TRY(cf_source_f64(s, "rope.scale_linear", &factor, err));
-    if (strcmp(type, "linear") != 0 || (factor != 1 && factor != 0))
-        return CF_FAIL(err, CF_EFORMAT,
-                       "%s: \"%s\" is \"%s\" with factor %g; known: none, yarn, linear with "
-                       "factor 1",
-                       s->path, full, cf_text_clean(type, clean, sizeof clean), factor);
+    if (strcmp(type, "linear") != 0)
+        return CF_FAIL(err, CF_EFORMAT, "%s: \"%s\" is \"%s\"; known: none, linear, yarn", s->path,
+                       full, cf_text_clean(type, clean, sizeof clean));
+    if (factor != 1 && factor != 0)
+        return linear_make(s, rope, factor, err);
     return 0;
 fail:
     return rc;

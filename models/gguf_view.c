@@ -323,6 +323,8 @@ static int tensor_map(const view *v)
     case CF_NAME_DIVISORS:
         s->divisors = cf_catalogue_find(s->cat, t->name);
         return 0;
+    case CF_NAME_READ:
+        return 0;
     default:
         return map_whole(v, rule);
     }

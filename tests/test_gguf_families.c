@@ -5,6 +5,8 @@
  * own oracles. Also: a layout of LongCat that no file has, and old names of single experts. */
 #include <fcntl.h>
 #include <math.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -65,7 +67,8 @@ typedef struct family {
 enum {
     PAIRED = 1,    /* two blocks are a layer */
     EVERYWHERE = 2, /* computed otherwise than the published form: on every device */
-    PADDED = 4      /* 128 experts: what the file has no key for follows from that number */
+    PADDED = 4,     /* 128 experts: what the file has no key for follows from that number */
+    NO_JITTER = 8   /* the router's noise has no key: compared with the checkpoint at the default */
 };
 
 #define L "model.layers.%u."
@@ -190,6 +193,19 @@ static const key yarn_keys[] = {{"rope.scaling.type", 's', "yarn"},
                                 {"rope.scaling.original_context_length", 'u', "=64"},
                                 {"rope.scaling.yarn_log_multiplier", 'f', "=0.1"},
                                 {0}};
+static const key phimoe_keys[] = {
+    {"attention.layer_norm_epsilon", 'f', "rms_norm_eps"},
+    {"rope.scaling.original_context_length", 'u', "original_max_position_embeddings"},
+    {"rope.scaling.attn_factor", 'f', "=1.243163121016122"},
+    {"rope.dimension_count", 'u', "=12"},
+    {0}};
+static const key sparse_keys[] = {{"block_count", 'u', "=7"},
+                                  {"mtp.num_layers", 'u', "=1"},
+                                  {"attention.indexer.head_count", 'u', "=2"},
+                                  {"attention.indexer.key_length", 'u', "=8"},
+                                  {"attention.indexer.top_k", 'u', "=64"},
+                                  {0}};
+static const key linear_keys[] = {{"rope.scaling.factor", 'f', "=4"}, {0}};
 static const key padded_keys[] = {{"expert_count", 'u', "=128"}, {0}};
 static const key next_keys[] = {{"ssm.conv_kernel", 'u', "linear_conv_kernel_dim"},
                                 {"ssm.state_size", 'u', "linear_key_head_dim"},
@@ -387,6 +403,14 @@ static const name minimax_names[] = {
     {B "ffn_down_exps.weight", L "block_sparse_moe.experts.%u.w2.weight", STACK},
     {0}};
 
+static const name phimoe_names[] = {
+    {"output.bias", "lm_head.bias", FLOATS},
+    {"output_norm.bias", "model.norm.bias", FLOATS},
+    {B "attn_norm.bias", L "input_layernorm.bias", FLOATS},
+    {B "ffn_norm.bias", L "post_attention_layernorm.bias", FLOATS},
+    {B "attn_output.bias", L "self_attn.o_proj.bias", FLOATS},
+    {0}};
+
 #define S L "self_attn.%u."
 static const name longcat_names[] = {
     {"token_embd.weight", "model.embed_tokens.weight", COPY},
@@ -411,6 +435,12 @@ static const name longcat_names[] = {
     {B "ffn_gate_exps.weight", L "mlp.experts.%u.gate_proj.weight", STACK},
     {B "ffn_up_exps.weight", L "mlp.experts.%u.up_proj.weight", STACK},
     {B "ffn_down_exps.weight", L "mlp.experts.%u.down_proj.weight", STACK},
+    {0}};
+
+/* What is there in place of an index only has to be left out. */
+static const name sparse_names[] = {
+    {B "indexer.k_norm.weight", L "mlp.router.e_score_correction_bias", EVEN},
+    {B "indexer.attn_k.weight", L "mlp.router.classifier.weight", EVEN},
     {0}};
 
 static const family families[] = {
@@ -474,12 +504,22 @@ static const family families[] = {
     {"dbrx", "dbrx", {dbrx_keys}, {dbrx_names}, 0},
     {"llama4_scout", "llama4", {common_keys, llama4_keys}, {llama4_names}, 0},
     {"llama4_maverick", "llama4", {padded_keys, common_keys, llama4_keys}, {llama4_names}, PADDED},
+    {"phimoe",
+     "phimoe",
+     {phimoe_keys, common_keys, local_keys},
+     {common_names, ffn_norm, plain_qk, minimax_names, phimoe_names},
+     NO_JITTER},
     {"minimax_m2",
      "minimax-m2",
      {common_keys, local_keys, minimax_keys},
      {common_names, ffn_norm, plain_qk, minimax_names},
      0},
     {"longcat_ngram", "longcat-flash", {longcat_keys}, {longcat_names}, PAIRED},
+    {"longcat_ngram",
+     "longcat-flash-sparse",
+     {sparse_keys, longcat_keys},
+     {longcat_names, sparse_names},
+     PAIRED},
 };
 
 /* ---- a file in memory ---- */
@@ -812,6 +852,26 @@ static void divisors_write(writer *w)
     free(out.at);
 }
 
+/* LongRoPE's two lists. */
+static void factors_write(writer *w)
+{
+    static const char *const names[][2] = {{"rope_factors_short.weight", "short_factor"},
+                                           {"rope_factors_long.weight", "long_factor"}};
+    const json_t *scaling = json_object_get(w->config, "rope_scaling");
+    for (int i = 0; i < 2; i++) {
+        const json_t *list = json_object_get(scaling, names[i][1]);
+        uint64_t n = json_array_size(list);
+        bytes out = {0};
+        for (size_t k = 0; k < n; k++) {
+            float f = (float)json_number_value(json_array_get(list, k));
+            put(&out, &f, 4);
+        }
+        if (n)
+            tensor_put(w, names[i][0], CF_F32, 1, &n, &out);
+        free(out.at);
+    }
+}
+
 static void file_write(const family *f, const char *dir, const char *path)
 {
     char text[300];
@@ -845,6 +905,7 @@ static void file_write(const family *f, const char *dir, const char *path)
             for (uint32_t layer = 0; layer < (strstr(n->to, "%u") ? 16u : 1u); layer++)
                 name_write(&w, n, layer);
     divisors_write(&w);
+    factors_write(&w);
     bytes all = {0};
     put(&all, "GGUF", 4);
     put_u(&all, 3, 4);
@@ -865,38 +926,78 @@ static void file_write(const family *f, const char *dir, const char *path)
 
 /* ---- cases ---- */
 
-static void numbers(const char *dir, const char *path, const char *device)
+/* The oracle's prompt through a model; NULL with a failed check. `greedy`: its ids too. */
+static oracle_run *prompt_run(const oracle *o, const char *model, const char *device, bool greedy)
 {
     cf_err err = {0};
     cf_engine *e = NULL;
     cf_session *s = NULL;
     cf_options options;
-    oracle *o = oracle_load(dir);
-    REQUIRE(o);
     oracle_run *r = oracle_run_new(o);
     cf_options_init(&options);
     options.device = device;
     options.kv = "f32";
-    options.ctx = 128;
+    options.ctx = o->n_prompt + o->n_greedy + 1; /* LongRoPE: within its short factors */
     options.chunk = 16;
     options.vram_bytes = options.ram_bytes = 64u << 20;
     options.threads = 2;
     options.check = true;
-    if (cf_engine_open(&e, path, &options, &err) < 0 || cf_session_create(&s, e, &err) < 0 ||
+    if (cf_engine_open(&e, model, &options, &err) < 0 || cf_session_create(&s, e, &err) < 0 ||
         oracle_run_prompt(r, s, 16, &err) < 0) {
         printf("    %s\n", err.msg);
         CHECK_NEVER("does not run");
-    } else {
+        oracle_run_free(r);
+        r = NULL;
+    }
+    if (r && greedy)
+        CHECK_INT(oracle_run_greedy(o, s, o->vocab, &err), o->n_greedy);
+    cf_session_destroy(&s);
+    cf_engine_close(&e);
+    return r;
+}
+
+static void numbers(const char *dir, const char *path, const char *device)
+{
+    oracle *o = oracle_load(dir);
+    REQUIRE(o);
+    oracle_run *r = prompt_run(o, path, device, true);
+    if (r) {
         double logits = oracle_logits_error(o, r), hidden = oracle_hidden_error(o, r);
         printf("    logits %.1e x std, hidden %.1e x std\n", logits, hidden);
         CHECK(logits <= 2e-3 && hidden <= 2e-3);
         CHECK_INT(oracle_expert_differences(o, r), 0);
         CHECK_INT(oracle_selection_differences(o, r), 0);
-        CHECK_INT(oracle_run_greedy(o, s, o->vocab, &err), o->n_greedy);
+        oracle_run_free(r);
     }
-    cf_session_destroy(&s);
-    cf_engine_close(&e);
-    oracle_run_free(r);
+    oracle_free(o);
+}
+
+/* The checkpoint itself with the published noise, which is what a file without the key means. */
+static void numbers_without_jitter(const char *dir, const char *path, const tmp_dir *tmp)
+{
+    char real[4096], text[700], there[600];
+    snprintf(there, sizeof there, "%s", tmp_path(tmp, "published"));
+    snprintf(text, sizeof text, "%s/config.json", dir);
+    json_t *config = json_load_file(text, 0, NULL);
+    REQUIRE(config && mkdir(there, 0700) == 0);
+    json_object_set_new(config, "router_jitter_noise", json_real(0.01));
+    snprintf(text, sizeof text, "%s/config.json", there);
+    CHECK_INT(json_dump_file(config, text, 0), 0);
+    json_decref(config);
+    snprintf(text, sizeof text, "%s/model.safetensors", dir);
+    REQUIRE(realpath(text, real));
+    snprintf(text, sizeof text, "%s/model.safetensors", there);
+    REQUIRE(symlink(real, text) == 0);
+    oracle *o = oracle_load(dir);
+    REQUIRE(o);
+    oracle_run *want = prompt_run(o, there, "ref", false), *got = prompt_run(o, path, "ref", false);
+    double most = 0;
+    for (size_t i = 0; want && got && i < (size_t)o->n_prompt * o->vocab; i++)
+        most = fmax(most, fabs((double)want->logits[i] - (double)got->logits[i]));
+    printf("    logits %.1e x std from the checkpoint's\n", most / o->logits_std);
+    CHECK(want && got && most <= 1e-4 * o->logits_std);
+    oracle_run_free(want);
+    oracle_run_free(got);
     oracle_free(o);
 }
 
@@ -914,10 +1015,18 @@ static void family_check(const family *f, const tmp_dir *tmp)
     if (strcmp(f->arch, "glm4moe") == 0) {
         CHECK(m->n_skipped > 2 && m->skipped_bytes > 0);
         CHECK_STR(m->skipped_what, "multi-token-prediction blocks");
+    } else if (strcmp(f->arch, "longcat-flash-sparse") == 0) {
+        CHECK_STR(m->skipped_what, "indexers of sparse attention");
+        CHECK_INT(m->spec.ctx_max, 64); /* up to there all positions are looked at */
+        CHECK_HAS(m->spec.ctx_why, "sparse");
     } else {
         CHECK_INT(m->n_skipped, 0);
     }
     cf_model_free(&m);
+    if (f->flags & NO_JITTER) {
+        numbers_without_jitter(dir, path, tmp);
+        return;
+    }
     numbers(dir, path, "ref");
     cf_gpu_info infos[16];
     int n = f->flags & EVERYWHERE ? cf_gpu_list(infos, 16, NULL, 0) : 0;
@@ -929,12 +1038,36 @@ static void family_check(const family *f, const tmp_dir *tmp)
     }
 }
 
+/* Positions in steps of a quarter. */
+static void linear_factor(const tmp_dir *tmp)
+{
+    static const family plain = {"qwen2_moe", "qwen2moe", {common_keys, qwen2_keys},
+                                 {common_names, ffn_norm, plain_qk, qwen2_names, mlp_names}, 0};
+    family slow = plain;
+    cf_err err = {0};
+    cf_model *m[2] = {NULL, NULL};
+    slow.keys[2] = linear_keys;
+    for (int i = 0; i < 2; i++) {
+        const char *path = tmp_path(tmp, i ? "slow.gguf" : "plain.gguf");
+        file_write(i ? &slow : &plain, "tests/fixtures/models/qwen2_moe", path);
+        CHECK_INT(cf_model_open(&m[i], path, &err), 0);
+        CHECK_STR(err.msg, "");
+        REQUIRE(m[i]);
+    }
+    CHECK_INT(m[1]->n_ropes, 1);
+    for (uint32_t i = 0; i < m[0]->ropes[0].n_rot / 2; i++)
+        CHECK(m[1]->ropes[0].inv_freq[i] == m[0]->ropes[0].inv_freq[i] / 4);
+    cf_model_free(&m[0]);
+    cf_model_free(&m[1]);
+}
+
 int main(void)
 {
     tmp_dir tmp;
     tmp_dir_init(&tmp);
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
         RUN_NAMED(families[i].fixture, family_check(&families[i], &tmp));
+    RUN_NAMED("linear factor", linear_factor(&tmp));
     tmp_dir_finish(&tmp);
     return check_done();
 }

@@ -387,6 +387,10 @@ static void same_bits(const json_t *config, form_fn *form_of)
     "\"format\":\"pack-quantized\",\"config_groups\":{\"group_0\":{\"targets\":[\"Linear\"],"      \
     "\"weights\":{\"num_bits\":" bits ",\"type\":\"int\",\"symmetric\":true,"                      \
     "\"strategy\":\"group\",\"group_size\":32}}}}"
+/* An index beside latent attention: 12 heads of 136, so that blocks end within a matrix. */
+#define INDEXED(arch)                                                                              \
+    LATENT(arch, "136", "260", "144",                                                              \
+           ",\"index_n_heads\":12,\"index_head_dim\":136,\"index_topk\":7" FP8_CONFIG)
 #define MXFP4_MODEL                                                                                \
     "{\"architectures\":[\"GptOssForCausalLM\"],\"vocab_size\":97,\"hidden_size\":64,"             \
     "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2,"                 \
@@ -404,6 +408,13 @@ static json_t *parse(const char *text)
 static form fp8_linears(const cf_expected *t)
 {
     return t->n_dims == 2 && strstr(t->name, "proj") ? FP8 : PLAIN;
+}
+
+/* As released: the index's projections too, but for the one that weighs its heads. */
+static form fp8_indexed(const cf_expected *t)
+{
+    bool index = strstr(t->name, "indexer.wq_b.") || strstr(t->name, "indexer.wk.");
+    return index ? FP8 : strstr(t->name, "weights_proj") ? PLAIN : fp8_linears(t);
 }
 
 static form fp8_by_powers(const cf_expected *t)
@@ -429,6 +440,18 @@ static void fp8_same_bits(void)
     same_bits(config, fp8_linears);
     same_bits(config, fp8_by_powers);
     json_decref(config);
+}
+
+/* DeepSeek-V3.2 and GLM-5: 21 tokens, of which the index chooses 7. */
+static void fp8_indexed_same_bits(void)
+{
+    static const char *const models[] = {INDEXED("DeepseekV32ForCausalLM"),
+                                         INDEXED("GlmMoeDsaForCausalLM")};
+    for (size_t i = 0; i < 2; i++) {
+        json_t *config = parse(models[i]);
+        same_bits(config, fp8_indexed);
+        json_decref(config);
+    }
 }
 
 static void int4_same_bits(void)
@@ -601,6 +624,7 @@ int main(int argc, char **argv)
 {
     only = argc > 1 ? argv[1] : NULL;
     RUN(fp8_same_bits);
+    RUN(fp8_indexed_same_bits);
     RUN(int4_same_bits);
     RUN(mxfp4_same_bits);
     RUN(interleaved_everywhere);

@@ -169,6 +169,7 @@ static void run_one(struct run *r, const float *want, float *keep)
     running_seed = (sig_atomic_t)r->seed;
     alarm(HANG_SECONDS);
     r->options.fault = want ? &r->fault : NULL;
+    r->slots = sized_slots_from(&r->of->model, &r->options, r->slots);
     CHECK(sized_budgets(&r->of->model, &r->options, r->slots, false));
     if (cf_engine_open(&e, r->of->dir, &r->options, &err) < 0) {
         tally.refused++;

@@ -118,6 +118,12 @@ bool sized_budgets(const sized_model *m, cf_options *options, uint32_t slots, bo
     return false;
 }
 
+uint32_t sized_slots_from(const sized_model *m, const cf_options *options, uint32_t slots)
+{
+    uint64_t vram = least(m, options, slots, plenty, false);
+    return slots_with(m, *options, vram, plenty);
+}
+
 cf_engine *sized_open(const sized_model *m, const cf_options *options, uint32_t slots, bool tight)
 {
     cf_options o = *options;

@@ -24,6 +24,9 @@ int sized_plan(const sized_model *m, const cf_options *options, cf_memory_plan *
 /* Sets vram_bytes so that the plan has exactly `slots` slots. ram_bytes stays when it is not 0;
  * else it is set to the least that carries them (tight) or to plenty. */
 bool sized_budgets(const sized_model *m, cf_options *options, uint32_t slots, bool tight);
+/* The least number of slots from `slots` on that some --vram gives: where choices are foreseen, places
+ * for guesses come out of the slots, and the last but one number may be skipped. */
+uint32_t sized_slots_from(const sized_model *m, const cf_options *options, uint32_t slots);
 cf_engine *sized_open(const sized_model *m, const cf_options *options, uint32_t slots, bool tight);
 
 #endif

@@ -14,6 +14,7 @@
 #include "runtime/base/log.h"
 #include "runtime/chat.h"
 #include "tools/emit.h"
+#include "tools/inert.h"
 #include "tools/sampling.h"
 #include "tools/stats_table.h"
 #include "tools/text_io.h"
@@ -182,8 +183,8 @@ static int chat_open(chat *c, cf_err *err)
     if (!c->held || !c->input)
         CF_TRY(CF_FAIL(err, -ENOMEM, "out of memory for the conversation"));
     CF_TRY(cf_sampler_create(&c->sampler, &c->sampling, c->info.vocab, err));
-    if (c->common.trace_path)
-        CF_TRY(cf_engine_trace(c->engine, c->common.trace_path, err));
+    cf_inert_sampling_say(&c->common, &c->sampling, c->info.vocab);
+    CF_TRY(cf_stats_begin_run(c->engine, &c->common, err));
     CF_TRY(cf_session_create(&c->session, c->engine, err));
 fail:
     return rc;

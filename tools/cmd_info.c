@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "models/family.h"
+#include "tools/inert.h"
 #include "tools/info_memory.h"
 #include "tools/info_plan.h"
 #include "tools/info_speed.h"
@@ -397,5 +398,11 @@ int cmd_info(int argc, char **argv)
     int code;
     if (info_parse(&o, argc, argv, &code) != 0)
         return code;
+    static const int for_devices[] = {0};
+    static const int for_models[] = {CF_OPT_DEVICE,   CF_OPT_VRAM,   CF_OPT_RAM, CF_OPT_CTX,
+                                     CF_OPT_PREFETCH, CF_OPT_DIRECT, CF_OPT_KV,  CF_OPT_CHUNK,
+                                     CF_OPT_MEMORY,   0};
+    cf_inert_others_say(&o.common, o.devices ? "info --devices" : "info, which runs nothing",
+                        o.devices ? for_devices : for_models);
     return o.devices ? devices_print(&o) : model_info(&o);
 }

@@ -10,6 +10,7 @@
 
 #include "runtime/base/log.h"
 #include "tools/emit.h"
+#include "tools/inert.h"
 #include "tools/options.h"
 #include "tools/sampling.h"
 #include "tools/stats_table.h"
@@ -155,6 +156,8 @@ static int run_parse(run *r, int argc, char **argv, int *code)
     if (opt == 0 && prompts != 1)
         opt = cf_args_usage(&args, "%s of -p TEXT, -f FILE and --ids FILE is expected",
                             prompts ? "only one" : "one");
+    if (opt == 0 && r->special && r->ids_path)
+        opt = cf_args_usage(&args, "--special is about the text of a prompt and --ids gives none");
     if (opt == 0 && r->print_ids && r->n_stops)
         opt = cf_args_usage(&args, "--stop needs text and --print-ids prints none");
     *code = args.exit_code;
@@ -272,6 +275,7 @@ static int run_open(run *r, cf_err *err)
         CF_TRY(prompt_encode(r, err));
     CF_TRY(prompt_check(r, err));
     CF_TRY(decoder_prepare(r, err));
+    cf_inert_sampling_say(&r->common, &r->sampling, r->info.vocab);
     CF_TRY(cf_sampler_create(&r->sampler, &r->sampling, r->info.vocab, err));
     CF_TRY(cf_emit_create(&r->emit, STDOUT_FILENO, r->stops, r->n_stops, err));
     CF_TRY(cf_stats_begin_run(r->engine, &r->common, err));

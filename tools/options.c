@@ -9,6 +9,7 @@
 #include "runtime/base/align.h"
 #include "runtime/base/log.h"
 #include "runtime/policy.h"
+#include "tools/inert.h"
 #include "tools/progress.h"
 
 const char cf_common_help[] =
@@ -42,6 +43,17 @@ void cf_common_init(cf_common *common)
     cf_options_init(&common->engine);
 }
 
+bool cf_common_given(const cf_common *common, int opt)
+{
+    return common->given >> (opt - CF_OPT_DEVICE) & 1;
+}
+
+void cf_common_note(cf_common *common, int opt)
+{
+    cf_assert(opt >= CF_OPT_DEVICE && opt < CF_OPT_DEVICE + 64);
+    common->given |= (uint64_t)1 << (opt - CF_OPT_DEVICE);
+}
+
 int cf_common_open(cf_common *common, const char *model, cf_engine **engine, cf_engine_info *info,
                    cf_err *err)
 {
@@ -57,6 +69,7 @@ int cf_common_open(cf_common *common, const char *model, cf_engine **engine, cf_
         return rc;
     cf_interrupt_begin(*engine, true);
     cf_engine_get_info(*engine, info);
+    cf_inert_say(common, *engine);
     return 0;
 }
 
@@ -376,6 +389,8 @@ int cf_args_next(cf_args *args)
             return CF_ARGS_STOP;
         }
         int rc = args->common ? common_set(args, opt) : 1;
+        if (rc == 0 && opt >= CF_OPT_DEVICE)
+            cf_common_note(args->common, opt);
         if (rc)
             return rc < 0 ? CF_ARGS_STOP : opt;
     }

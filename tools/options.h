@@ -16,6 +16,7 @@ typedef struct cf_common {
     const char *stats_path, *trace_path, *timeline_path;
     int verbose;
     bool quiet;
+    uint64_t given; /* see cf_common_given */
 } cf_common;
 
 enum {
@@ -82,8 +83,12 @@ typedef struct cf_args {
 enum { CF_ARGS_END = -1, CF_ARGS_STOP = -2 };
 
 void cf_common_init(cf_common *common);
+/* Whether the user gave this option (CF_OPT_DEVICE and on; of sampling.h, too). */
+bool cf_common_given(const cf_common *common, int opt);
+void cf_common_note(cf_common *common, int opt); /* it was given */
 /* Opens the model as the flags say, with a bar on a terminal unless -q, lets Ctrl-C cancel it from
- * then on, and says what it is. 0, or negative with a sentence. */
+ * then on, and says what it is, and which of the flags change nothing (inert.h). 0, or negative
+ * with a sentence. */
 int cf_common_open(cf_common *common, const char *model, cf_engine **engine, cf_engine_info *info,
                    cf_err *err);
 void cf_args_begin(cf_args *args);

@@ -6,6 +6,7 @@ int cf_sampling_option(cf_sampler_params *sampling, cf_args *args, int opt)
     double v;
     uint32_t k;
     int rc = 0;
+    cf_common_note(args->common, opt);
     switch (opt) {
     case CF_OPT_TEMP:
         if ((rc = cf_args_double(args, 0, 1000, &v)) == 0)

@@ -693,6 +693,49 @@ static void info_predicts(void)
     CHECK_HAS(r.out, "All dense weights would stay with --vram ");
 }
 
+/* What hides reads: a window, guesses, nothing; and that there are none. */
+static void info_says_what_hides_reads(void)
+{
+    static const struct {
+        const char *args, *says, *says_not;
+    } table[] = {
+        {"models/demo --vram 13M", "8 steps (1.74 MiB of weights) before the experts", "foreseen"},
+        {"models/demo --vram 13M --prefetch off", "when the experts are needed (--prefetch", "window:"},
+        {"models/demo", "nothing is streamed after that", "Reads start"},
+        {"tests/fixtures/models/mixtral --vram 480K --ctx 64 --chunk 4",
+         "no step lies between that and the experts", "window:"},
+        {"tests/fixtures/models/mixtral --vram 480K --ctx 64 --chunk 4",
+         "1 place for a guess of 24.00 KiB", "leaves no place"},
+        {"tests/fixtures/models/mixtral --vram 280K --ctx 64 --chunk 4", "leaves no place for guesses",
+         "Choices are foreseen"},
+        {"tests/fixtures/models/qwen3_next --ctx 64 --chunk 4", "recurrent state", "streamed weights"},
+    };
+    result r;
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        cli(&r, "info %s --device ref --drive 1", table[i].args);
+        CHECK_INT(r.code, 0);
+        CHECK_HAS(r.out, table[i].says);
+        CHECK(!strstr(r.out, table[i].says_not));
+    }
+}
+
+/* The README's program is the library's user: it says what `run` says. */
+static void the_readme_example(void)
+{
+    result r;
+    char command[1300], text[4096] = "";
+    cli(&r, "run models/demo -p 'Once upon a time' -n 24 -q");
+    REQUIRE(r.code == 0);
+    snprintf(command, sizeof command, "%.*sexample models/demo 'Once upon a time'",
+             (int)(strrchr(binary, '/') + 1 - binary), binary);
+    FILE *p = popen(command, "r");
+    REQUIRE(p);
+    size_t n = fread(text, 1, sizeof text - 1, p);
+    text[n] = 0;
+    CHECK_INT(pclose(p), 0);
+    CHECK_STR(text, r.out);
+}
+
 /* A run whose dense weights do not fit says so, and how much would do; its text is the same. */
 static void run_streams_dense_weights(void)
 {
@@ -937,7 +980,9 @@ int main(void)
     RUN(info_describes);
     RUN(info_counts_tensors);
     RUN(info_predicts);
+    RUN(info_says_what_hides_reads);
     RUN(run_streams_dense_weights);
+    RUN(the_readme_example);
     RUN(verify_finds_defects);
     RUN(bytes_are_a_function_of_the_seed);
     RUN(data_offsets_do_not_matter);

@@ -8,8 +8,10 @@
 
 #include "runtime/base/align.h"
 #include "runtime/expert_cache.h"
+#include "runtime/predict.h"
 #include "runtime/rows.h"
 #include "storage/files.h"
+#include "tools/info_plan.h"
 #include "tools/table.h"
 
 /* ---- making it ---- */
@@ -56,6 +58,7 @@ int cf_info_memory_make(cf_info_memory *out, const cf_model *model, const cf_opt
     out->device = *cf_gpu_get_info(gpu);
     out->activations_q8 = options->activations && !strcmp(options->activations, "q8");
     out->q8_steps = cf_model_q8_steps(model);
+    out->prefetch = options->prefetch;
     CF_TRY(cf_memory_plan_make(&out->plan, model, &out->device, options, align, tokenizer, err));
 fail:
     cf_gpu_close(&gpu);
@@ -94,7 +97,8 @@ static uint32_t vram_shares(const cf_memory_plan *p, share *list)
     share_add(list, &n, p->shape.n_slots * p->shape.slot_bytes, "expert slots", p->shape.n_slots,
               p->shape.slot_bytes);
     if (p->shape.n_guess)
-        share_add(list, &n, p->shape.n_guess * p->shape.slot_bytes, "places for guesses",
+        share_add(list, &n, p->shape.n_guess * p->shape.slot_bytes,
+                  p->shape.n_guess == 1 ? "place for a guess" : "places for guesses",
                   p->shape.n_guess, p->shape.slot_bytes);
     if (p->shape.staged)
         share_add(list, &n, p->shape.n_slabs * p->shape.slab_bytes, "staging buffers",
@@ -150,6 +154,36 @@ static void dense_print(const cf_memory_plan *p, FILE *out)
             cf_bytes_text(p->vram_dense, b, sizeof b));
 }
 
+/* What hides the reads of experts, where any are streamed. */
+static void ahead_print(const cf_memory_plan *p, const cf_model *model, bool prefetch, FILE *out)
+{
+    char a[32];
+    uint32_t steps;
+    uint64_t bytes;
+    if (p->shape.n_slots >= p->total_records) {
+        if (p->total_records)
+            fprintf(out, "  Each is read when it is first needed; nothing is streamed after that.\n");
+        return;
+    }
+    cf_info_least_window(model, &steps, &bytes);
+    if (!prefetch)
+        fprintf(out, "  Reads start when the experts are needed (--prefetch off).\n");
+    else if (steps)
+        fprintf(out,
+                "  Reads start when the router has chosen, %u step%s (%s of weights) before the "
+                "experts are\n  needed, or more: the window.\n",
+                steps, steps == 1 ? "" : "s", cf_bytes_text(bytes, a, sizeof a));
+    else
+        fprintf(out, "  Reads start when the router has chosen; no step lies between that and the "
+                     "experts.\n");
+    if (p->shape.n_guess)
+        fprintf(out, "  Choices are foreseen a layer ahead (--plan says which); what is not kept is "
+                     "read to the places for\n  guesses while the drive is idle.\n");
+    else if (prefetch && cf_predict_any(model))
+        fprintf(out, "  Choices could be foreseen a layer ahead, but --vram leaves no place for "
+                     "guesses.\n");
+}
+
 static void shares_print(cf_table *t, const char *pool, const share *list, uint32_t n,
                          uint64_t budget, bool chosen)
 {
@@ -197,6 +231,7 @@ void cf_info_memory_print(const cf_info_memory *memory, const cf_model *model, F
                 p->shape.n_slots, p->total_records,
                 100.0 * (double)cf_min_u64(p->shape.n_slots, p->total_records) /
                     (double)p->total_records);
+    ahead_print(p, model, memory->prefetch, out);
     fprintf(out,
             "  The least that works with these settings: --vram %" PRIu64 " (%s), --ram %" PRIu64
             " (%s).\n  With every expert in VRAM: --vram %" PRIu64 " (%s).\n",
@@ -244,7 +279,7 @@ json_t *cf_info_memory_json(const cf_info_memory *memory, const cf_model *model)
         (json_int_t)p->dense.resident_bytes, "segments", (json_int_t)p->dense.n_segments,
         "segment_bytes", (json_int_t)p->dense.segment_bytes, "vram_all_dense",
         (json_int_t)p->vram_dense);
-    return json_pack("{s:o, s:s, s:i, s:i, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I}",
+    return json_pack("{s:o, s:s, s:i, s:i, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
                      "device",
                      json_sprintf("%s:%d", memory->device.backend, memory->device.index),
                      "device_name", memory->device.name, "ctx", (int)p->ctx, "chunk", (int)p->chunk,
@@ -252,7 +287,8 @@ json_t *cf_info_memory_json(const cf_info_memory *memory, const cf_model *model)
                      memory->activations_q8 && memory->q8_steps ? "q8" : "f32", "q8_steps",
                      (json_int_t)(memory->activations_q8 ? memory->q8_steps : 0), "vram", vram, "ram", ram, "dense", dense, "slots",
                      (json_int_t)p->shape.n_slots, "slot_bytes", (json_int_t)p->shape.slot_bytes,
-                     "slabs", (json_int_t)(p->shape.n_slabs + p->shape.n_tier), "records",
+                     "guess_slots", (json_int_t)p->shape.n_guess, "slabs",
+                     (json_int_t)(p->shape.n_slabs + p->shape.n_tier), "records",
                      (json_int_t)p->total_records,
                      "vram_all_experts", (json_int_t)p->vram_all, "bytes_per_chunk_token",
                      (json_int_t)chunk_token_bytes(model));

@@ -10,6 +10,7 @@
 
 typedef struct cf_info_memory {
     cf_memory_plan plan;
+    bool prefetch;
     cf_gpu_info device;
     bool activations_q8; /* asked for; 0 steps: changes nothing */
     uint32_t q8_steps;

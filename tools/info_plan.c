@@ -33,6 +33,24 @@ static window window_before(const cf_model *m, uint32_t index, uint32_t *route)
     return (window){0};
 }
 
+void cf_info_least_window(const cf_model *m, uint32_t *steps, uint64_t *weight_bytes)
+{
+    bool any = false;
+    *steps = 0;
+    *weight_bytes = 0;
+    for (uint32_t i = 0; i < m->n_steps; i++) {
+        uint32_t route;
+        if (m->steps[i].kind != CF_STEP_EXPERTS)
+            continue;
+        window w = window_before(m, i, &route);
+        if (any && w.weight_bytes >= *weight_bytes)
+            continue;
+        *steps = w.steps;
+        *weight_bytes = w.weight_bytes;
+        any = true;
+    }
+}
+
 /* True when step `index` lies between a ROUTE and its EXPERTS. */
 static bool inside_window(const cf_model *m, uint32_t index)
 {

@@ -10,6 +10,8 @@
 
 void cf_info_plan_print(const cf_model *model, FILE *out);
 /* NULL when memory runs out. */
+/* Of all MoE layers' windows the smallest: its steps, and the bytes of weights it touches. */
+void cf_info_least_window(const cf_model *model, uint32_t *steps, uint64_t *weight_bytes);
 json_t *cf_info_plan_json(const cf_model *model);
 
 #endif

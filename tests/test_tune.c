@@ -294,6 +294,44 @@ static void test_plot_and_text(void)
     CHECK_HAS(svg, "m &lt;&amp;>");
 }
 
+/* A run's own statistics beside the replay: the guesses that were in time are all of the difference,
+ * a history's part is named, and statistics of another run are refused. */
+static void test_own_run(void)
+{
+    static const char flags[] = "run tests/fixtures/models/mixtral --device ref --vram 400K --ctx "
+                                "64 --chunk 4 --print-ids -q";
+    char line[4096], ids[300], stats[300], trace[300], other[300], history[300], *out;
+    snprintf(ids, sizeof ids, "%s", tmp_path(&dir, "ids"));
+    snprintf(stats, sizeof stats, "%s", tmp_path(&dir, "own.json"));
+    snprintf(other, sizeof other, "%s", tmp_path(&dir, "other.json"));
+    snprintf(trace, sizeof trace, "%s", tmp_path(&dir, "own.csv"));
+    snprintf(history, sizeof history, "%s", tmp_path(&dir, "own.history"));
+    tmp_write(ids, "3 100 17 4 4 98 7", 17);
+    for (int warm = 0; warm < 2; warm++) {
+        snprintf(line, sizeof line, "%s %s --ids %s -n 40 --stats %s --trace %s --history %s >/dev/null",
+                 binary, flags, ids, stats, trace, history);
+        REQUIRE(system(line) == 0);
+        snprintf(line, sizeof line, "%s --stats %s --slots 6", trace, stats);
+        CHECK_INT(tune(line, &out), 0);
+        CHECK_HAS(out, "The run (echo, 6 slots, 0 slabs) beside its replay:");
+        if (warm)
+            CHECK_HAS(out, "what the run's history did");
+        else
+            CHECK_HAS(out, ", which is all of the difference.");
+        free(out);
+    }
+    snprintf(line, sizeof line, "%s %s --ids %s -n 9 --stats %s >/dev/null", binary, flags, ids, other);
+    REQUIRE(system(line) == 0);
+    snprintf(line, sizeof line, "%s --stats %s --slots 6", trace, other);
+    fails(line, 1, "is of another run: it counts ");
+    snprintf(line, sizeof line, "%s --stats %s --slots 6", trace, trace);
+    fails(line, 1, "is not the statistics of a run");
+    snprintf(line, sizeof line, "%s %s --stats %s", trace, trace, stats);
+    fails(line, 2, "--stats is of one run, and there are 2 traces");
+    with_trace("--ctx 5", 2, "--ctx is of the memory plan");
+    with_trace("--slots 10% --steps 5", 2, "--steps needs --vram-from");
+}
+
 int main(int argc, char **argv)
 {
     const char *slash = strrchr(argv[0], '/');
@@ -310,6 +348,7 @@ int main(int argc, char **argv)
     RUN(test_prediction);
     RUN(test_model_budgets);
     RUN(test_plot_and_text);
+    RUN(test_own_run);
     tmp_dir_finish(&dir);
     return check_done();
 }

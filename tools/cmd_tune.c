@@ -28,6 +28,8 @@ static const char tune_help[] =
     "  --drive GB/S, --bus GB/S, --compute MS   for the prediction: what the drive and the bus\n"
     "                     give, and how long computing a token takes\n"
     "  --threads N        replays at a time (all processors)\n"
+    "  --stats FILE       the statistics of the run that wrote the (one) trace: its hits beside the\n"
+    "                     replay's at its own size, and what its guesses explain\n"
     "  --json             everything as JSON\n"
     "  --svg FILE         the miss ratio curves as a plot\n"
     "\n"
@@ -68,6 +70,7 @@ static const struct option tune_options[] = {
     {"drive", required_argument, NULL, OPT_DRIVE},
     {"bus", required_argument, NULL, OPT_BUS},
     {"compute", required_argument, NULL, OPT_COMPUTE},
+    {"stats", required_argument, NULL, CF_OPT_STATS},
     {"json", no_argument, NULL, OPT_JSON},
     {"svg", required_argument, NULL, OPT_SVG},
     {0}};
@@ -80,8 +83,9 @@ typedef struct tune_args {
     cf_tune_count slots[CF_TUNE_MAX_SIZES], slabs[CF_TUNE_MAX_SIZES];
     uint64_t vram_from, vram_to;
     double drive_gb, bus_gb, compute_ms;
-    const char *model, *svg;
-    bool json;
+    const char *model, *svg, *stats;
+    const char *of_plan; /* a flag of the memory plan that was given */
+    bool json, steps_given;
 } tune_args;
 
 /* ---- lists ---- */
@@ -172,18 +176,23 @@ static int plan_option(cf_args *args, tune_args *o, int opt)
     case OPT_TO:
         return cf_args_size(args, &o->vram_to);
     case OPT_STEPS:
+        o->steps_given = true;
         return cf_args_u32(args, 2, CF_TUNE_MAX_SIZES, &o->steps);
     case CF_OPT_RAM:
+        o->of_plan = "--ram";
         return cf_args_size(args, &o->engine.ram_bytes);
     case CF_OPT_CTX:
+        o->of_plan = "--ctx";
         return cf_args_u32(args, 1, UINT32_MAX, &o->engine.ctx);
     case CF_OPT_CHUNK:
+        o->of_plan = "--chunk";
         return cf_args_u32(args, 1, 1 << 16, &o->engine.chunk);
     case CF_OPT_THREADS:
         rc = cf_args_u32(args, 1, 1024, &threads);
         o->tune.threads = rc == 0 ? (int)threads : 0;
         return rc;
     default:
+        o->of_plan = "--device";
         return text_take(args, &o->engine.device);
     }
 }
@@ -210,6 +219,8 @@ static int own_option(cf_args *args, tune_args *o, int opt)
     case OPT_JSON:
         o->json = true;
         return 0;
+    case CF_OPT_STATS:
+        return text_take(args, &o->stats);
     case OPT_SVG:
         return text_take(args, &o->svg);
     default:
@@ -232,6 +243,11 @@ static int options_check(cf_args *args, tune_args *o)
     if (o->n_slabs > 1 && o->n_slabs != o->n_slots)
         return cf_args_usage(args, "--slabs has %u sizes and --slots %u: as many, or one for all",
                              o->n_slabs, o->n_slots);
+    if (o->of_plan && !o->model)
+        return cf_args_usage(args, "%s is of the memory plan of a --model, and there is none",
+                             o->of_plan);
+    if (o->steps_given && !budgets)
+        return cf_args_usage(args, "--steps needs --vram-from and --to");
     if (o->model && o->tune.record_bytes)
         return cf_args_usage(args, "--record and --model exclude each other");
     int left = args->argc - optind;
@@ -240,6 +256,8 @@ static int options_check(cf_args *args, tune_args *o)
     if (left > CF_TUNE_MAX_TRACES)
         return cf_args_usage(args, "%d traces are more than the %d that are read at most", left,
                              CF_TUNE_MAX_TRACES);
+    if (o->stats && left > 1)
+        return cf_args_usage(args, "--stats is of one run, and there are %d traces", left);
     for (int i = 0; i < left; i++)
         o->tune.paths[o->tune.n_traces++] = args->argv[optind + i];
     return 0;
@@ -441,6 +459,8 @@ int cmd_tune(int argc, char **argv)
     cf_tune *t = &o->tune;
     CF_TRY(tune_prepare(o, &err));
     CF_TRY(cf_tune_run(t, &err));
+    if (o->stats)
+        CF_TRY(cf_tune_own_make(&t->own, t->traces[0], t->paths[0], o->stats, &err));
     if (o->svg)
         CF_TRY(cf_tune_svg(t, o->svg, &err));
     code = CF_EXIT_DONE;

@@ -27,6 +27,13 @@ typedef struct cf_tune_more {
     cf_replay_counts counts;
 } cf_tune_more;
 
+/* A run's own counts beside those of the replay of its trace. */
+typedef struct cf_tune_own {
+    bool given;
+    cf_replay_counts run, replay;
+    uint64_t guesses; /* that were in time: hits of the run's alone */
+} cf_tune_own;
+
 typedef struct cf_tune {
     uint32_t n_traces, n_policies, n_sizes;
     const char *paths[CF_TUNE_MAX_TRACES];
@@ -50,6 +57,7 @@ typedef struct cf_tune {
     uint64_t tokens, first_uses;
     uint32_t best_policy, best_size;
     cf_tune_more more_vram, more_ram;
+    cf_tune_own own;
 } cf_tune;
 
 /* How long a token takes by each resource, and the rates that follow. */
@@ -92,10 +100,20 @@ cf_tune_rate cf_tune_rate_of(const cf_tune *t, const cf_replay_counts *counts);
 int cf_tune_drive_measure(const cf_model *model, double *rate, char *why, size_t why_size,
                           cf_err *err);
 
+/* ---- tune_own.c ---- */
+
+/* path: of the run's --stats. Refuses statistics of another run, and traces that do not say their
+ * slots. */
+int cf_tune_own_make(cf_tune_own *own, const cf_routing *trace, const char *trace_path,
+                     const char *path, cf_err *err);
+void cf_tune_own_print(const cf_tune *t, FILE *out);
+json_t *cf_tune_own_json(const cf_tune *t); /* null when there is none */
+
 /* ---- tune_report.c, tune_json.c, tune_svg.c ---- */
 
 void cf_tune_print(const cf_tune *t, FILE *out);
 json_t *cf_tune_json(const cf_tune *t);
+json_t *cf_tune_counts_json(const cf_replay_counts *c);
 /* Share of all records that a size holds, in percent (of the first trace). */
 double cf_tune_share(const cf_tune *t, uint32_t size);
 int cf_tune_svg(const cf_tune *t, const char *path, cf_err *err);

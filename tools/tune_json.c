@@ -1,7 +1,7 @@
 /* tune: the answer for programs. See tune.h. */
 #include "tools/tune.h"
 
-static json_t *counts_json(const cf_replay_counts *c)
+json_t *cf_tune_counts_json(const cf_replay_counts *c)
 {
     return json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "lookups", (json_int_t)c->lookups,
                      "vram_hits", (json_int_t)c->vram_hits, "ram_hits", (json_int_t)c->ram_hits,
@@ -42,10 +42,10 @@ static json_t *rate_json(const cf_tune *t, const cf_replay_counts *c)
 static json_t *point_json(const cf_tune *t, uint32_t curve, uint32_t size)
 {
     const cf_replay_counts *sum = cf_tune_sum(t, curve, size);
-    json_t *o = counts_json(sum), *by_trace = json_array();
+    json_t *o = cf_tune_counts_json(sum), *by_trace = json_array();
     for (uint32_t k = 0; k < t->n_traces; k++) {
         const cf_replay *r = cf_tune_replay(t, curve, k, size);
-        json_t *each = counts_json(&r->phase[cf_replay_headline(t->traces[k])]);
+        json_t *each = cf_tune_counts_json(&r->phase[cf_replay_headline(t->traces[k])]);
         json_object_set_new(each, "slots", json_integer(r->slots));
         json_object_set_new(each, "slabs", json_integer(r->slabs));
         json_array_append_new(by_trace, each);
@@ -101,7 +101,7 @@ static json_t *layers_json(const cf_tune *t)
         json_t *layers = json_array();
         for (uint32_t m = 0; m < r->n_moe; m++) {
             json_t *o =
-                counts_json(&cf_tune_replay(t, t->best_policy, k, t->best_size)->layers[first + m]);
+                cf_tune_counts_json(&cf_tune_replay(t, t->best_policy, k, t->best_size)->layers[first + m]);
             json_object_set_new(o, "layer", json_integer(r->layers[m]));
             json_array_append_new(layers, o);
         }
@@ -114,7 +114,7 @@ static json_t *more_json(const cf_tune *t, const cf_tune_more *m)
 {
     if (!m->records)
         return json_null();
-    json_t *o = counts_json(&m->counts);
+    json_t *o = cf_tune_counts_json(&m->counts);
     json_object_set_new(o, "records", json_integer(m->records));
     json_object_set_new(o, "tok_per_s", rate_json(t, &m->counts));
     return o;
@@ -141,7 +141,8 @@ static json_t *known(double v)
 json_t *cf_tune_json(const cf_tune *t)
 {
     return json_pack(
-        "{s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:b}", "traces", traces_json(t),
+        "{s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:b}", "own_run",
+        cf_tune_own_json(t), "traces", traces_json(t),
         "sizes", sizes_json(t), "curves", curves_json(t), "recommended", advice_json(t),
         "counted_tokens", (json_int_t)t->tokens, "first_uses", (json_int_t)t->first_uses,
         "record_bytes", known((double)t->record_bytes), "slot_bytes", known((double)t->slot_bytes),

@@ -53,8 +53,7 @@ static void traces_print(const cf_tune *t, FILE *out)
         if (h->guess_slots)
             fprintf(out,
                     "%s was run with guesses (places for %u beside %u slots): its own hits exceed a "
-                    "replay's\nby those that were in time, prefetch.used less prefetch.late of its "
-                    "statistics.\n",
+                    "replay's\nby those that were in time (--stats FILE, its statistics, compares).\n",
                     file_name(t->paths[k]), h->guess_slots, h->slots);
         if (h->warm)
             fprintf(out, "%s was run with --history: its policy knew more than a replay's does.\n",
@@ -319,5 +318,6 @@ void cf_tune_print(const cf_tune *t, FILE *out)
     by_trace_print(t, out);
     layers_print(t, out);
     rates_explain(t, out);
+    cf_tune_own_print(t, out);
     advice_print(t, out);
 }

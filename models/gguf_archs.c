@@ -11,6 +11,26 @@
         __VA_ARGS__                                                                                \
     }
 
+/* Latent attention over the cells that an index chooses. */
+#define INDEXED(called, class)                                                                     \
+    {.name = called,                                                                               \
+     .architecture = class,                                                                        \
+     .keys = KEYS(cf_keys_common, cf_keys_latent, cf_keys_deepseek, cf_keys_indexer),              \
+     .names = NAMES(cf_names_latent, cf_names_indexer, cf_names_common, cf_names_mlp,              \
+                    cf_names_shared),                                                              \
+     .latent = true,                                                                               \
+     .finish = cf_gguf_dsa}
+
+/* Two attention sub-layers a layer; of some the experts have a slice more. */
+#define LONGCAT(called, spare)                                                                     \
+    {.name = called,                                                                               \
+     .keys = KEYS(cf_keys_latent, cf_keys_longcat, cf_keys_indexer),                               \
+     .names = NAMES(cf_names_longcat, cf_names_sub_indexer),                                       \
+     .paired = true,                                                                               \
+     .latent = true,                                                                               \
+     .spare_expert = spare,                                                                        \
+     .finish = cf_gguf_longcat}
+
 const cf_gguf_arch cf_gguf_archs[] = {
     {.name = "llama",
      .architecture = "MixtralForCausalLM",
@@ -58,20 +78,8 @@ const cf_gguf_arch cf_gguf_archs[] = {
      .names = NAMES(cf_names_latent, cf_names_common, cf_names_mlp, cf_names_shared),
      .latent = true,
      .finish = cf_gguf_deepseek2},
-    {.name = "deepseek32",
-     .architecture = "DeepseekV32ForCausalLM",
-     .keys = KEYS(cf_keys_common, cf_keys_latent, cf_keys_deepseek, cf_keys_indexer),
-     .names =
-         NAMES(cf_names_latent, cf_names_indexer, cf_names_common, cf_names_mlp, cf_names_shared),
-     .latent = true,
-     .finish = cf_gguf_dsa},
-    {.name = "glm-dsa",
-     .architecture = "GlmMoeDsaForCausalLM",
-     .keys = KEYS(cf_keys_common, cf_keys_latent, cf_keys_deepseek, cf_keys_indexer),
-     .names =
-         NAMES(cf_names_latent, cf_names_indexer, cf_names_common, cf_names_mlp, cf_names_shared),
-     .latent = true,
-     .finish = cf_gguf_dsa},
+    INDEXED("deepseek32", "DeepseekV32ForCausalLM"),
+    INDEXED("glm-dsa", "GlmMoeDsaForCausalLM"),
     {.name = "glm4moe",
      .architecture = "Glm4MoeForCausalLM",
      .keys = KEYS(cf_keys_common, cf_keys_grouped, cf_keys_deepseek, cf_keys_glm4),
@@ -122,32 +130,10 @@ const cf_gguf_arch cf_gguf_archs[] = {
      .keys = KEYS(cf_keys_phimoe, cf_keys_common, cf_keys_grouped, cf_keys_mixtral),
      .names = NAMES(cf_names_mixtral, cf_names_longrope, cf_names_common),
      .finish = cf_gguf_softmax},
-    {.name = "longcat-flash",
-     .keys = KEYS(cf_keys_latent, cf_keys_longcat),
-     .names = NAMES(cf_names_longcat),
-     .paired = true,
-     .latent = true,
-     .spare_expert = true,
-     .finish = cf_gguf_longcat},
-    {.name = "longcat-ngram",
-     .keys = KEYS(cf_keys_latent, cf_keys_longcat),
-     .names = NAMES(cf_names_longcat),
-     .paired = true,
-     .latent = true,
-     .spare_expert = true,
-     .finish = cf_gguf_longcat},
-    {.name = "longcat-flash-ngram",
-     .keys = KEYS(cf_keys_latent, cf_keys_longcat),
-     .names = NAMES(cf_names_longcat),
-     .paired = true,
-     .latent = true,
-     .finish = cf_gguf_longcat},
-    {.name = "longcat-flash-sparse",
-     .keys = KEYS(cf_keys_latent, cf_keys_longcat, cf_keys_indexer),
-     .names = NAMES(cf_names_longcat, cf_names_sub_indexer),
-     .paired = true,
-     .latent = true,
-     .finish = cf_gguf_longcat},
+    LONGCAT("longcat-flash", true),
+    LONGCAT("longcat-ngram", true),
+    LONGCAT("longcat-flash-ngram", false),
+    LONGCAT("longcat-flash-sparse", false),
 };
 
 const uint32_t cf_gguf_arch_count = sizeof cf_gguf_archs / sizeof *cf_gguf_archs;

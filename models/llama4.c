@@ -3,25 +3,19 @@
  * a token, its weight on the input, beside a shared one; fused transposed experts. */
 #include "models/decoder.h"
 
-static const cf_decoder_names names = {
-    .embed = "model.embed_tokens.weight",
-    .final_norm = "model.norm.weight", .head = "lm_head",
-    .attn_norm = "model.layers.%u.input_layernorm.weight",
-    .ffn_norm = "model.layers.%u.post_attention_layernorm.weight",
-    .q = "model.layers.%u.self_attn.q_proj",
-    .k = "model.layers.%u.self_attn.k_proj",
-    .v = "model.layers.%u.self_attn.v_proj",
-    .out = "model.layers.%u.self_attn.o_proj",
-    .dense_gate = "model.layers.%u.feed_forward.gate_proj",
-    .dense_up = "model.layers.%u.feed_forward.up_proj",
-    .dense_down = "model.layers.%u.feed_forward.down_proj",
-    .shared_gate = "model.layers.%u.feed_forward.shared_expert.gate_proj",
-    .shared_up = "model.layers.%u.feed_forward.shared_expert.up_proj",
-    .shared_down = "model.layers.%u.feed_forward.shared_expert.down_proj",
-    .router = "model.layers.%u.feed_forward.router.weight",
-    .fused_gate_up = "model.layers.%u.feed_forward.experts.gate_up_proj",
-    .fused_down = "model.layers.%u.feed_forward.experts.down_proj",
-};
+static void names_set(cf_decoder_names *n)
+{
+    *n = cf_decoder_common_names;
+    n->dense_gate = "model.layers.%u.feed_forward.gate_proj";
+    n->dense_up = "model.layers.%u.feed_forward.up_proj";
+    n->dense_down = "model.layers.%u.feed_forward.down_proj";
+    n->shared_gate = "model.layers.%u.feed_forward.shared_expert.gate_proj";
+    n->shared_up = "model.layers.%u.feed_forward.shared_expert.up_proj";
+    n->shared_down = "model.layers.%u.feed_forward.shared_expert.down_proj";
+    n->router = "model.layers.%u.feed_forward.router.weight";
+    n->fused_gate_up = "model.layers.%u.feed_forward.experts.gate_up_proj";
+    n->fused_down = "model.layers.%u.feed_forward.experts.down_proj";
+}
 
 enum { AUX_CHUNK, AUX_FLOOR, AUX_NOPE_STEP, AUX_NORM };
 
@@ -47,9 +41,10 @@ static int text_build(cf_build *b, cf_err *err)
 {
     int rc;
     bool tune, norm;
-    cf_decoder d = {.names = names, .rope_layout = CF_ROPE_INTERLEAVED, .is_moe = layer_is_moe,
+    cf_decoder d = {.rope_layout = CF_ROPE_INTERLEAVED, .is_moe = layer_is_moe,
                     .attn_layer = layer_attention, .fused = CF_FUSED_TRANSPOSED,
                     .weight_on_input = true, .router = {.score = CF_SCORE_SIGMOID}};
+    names_set(&d.names);
     CF_TRY(cf_decoder_read(b, &d, err));
     CF_TRY(cf_config_only_bool(b, "attention_bias", false, err));
     CF_TRY(cf_decoder_read_experts(b, &d, "intermediate_size", "num_local_experts",

@@ -118,7 +118,6 @@ static int dims_read(cf_build *b, dims *d, cf_err *err)
     d->q_scale = scale_q ? sqrt((double)d->hidden / d->q_rank) : 1;
     d->kv_scale = scale_kv ? sqrt((double)d->hidden / d->kv_rank) : 1;
     CF_TRY(cf_config_rope(b, d->rope, CF_ROPE_INTERLEAVED, 0, &d->rope_def, &d->score_scale, err));
-
     CF_TRY(sparse_read(b, err));
     return ngram_read(b, d, err);
 fail:
@@ -178,22 +177,15 @@ static int ngram_build(cf_build *b, const dims *d, const bufs *f, cf_err *err)
     s->u.rows.first_table = first;
     s->u.rows.n_tables = n_tables;
     /* All projections may be one matrix, side by side as the rows are. */
-    bool one = cf_bind_has(b, "model.ngram_embeddings.post_projs.weight");
-    for (uint32_t t = 0; t < n_tables && !one; t++) {
+    const char *all = "model.ngram_embeddings.post_projs.weight";
+    uint32_t parts = cf_bind_has(b, all) ? 1 : n_tables, width = d->hidden / parts;
+    for (uint32_t t = 0; t < parts; t++) {
         cf_wid w;
         snprintf(name, sizeof name, d->ngram_proj, t);
-        CF_TRY(cf_bind_weight(b, &w, 0, d->hidden, cols, err, "%s", name));
+        CF_TRY(cf_bind_weight(b, &w, 0, d->hidden, width, err, "%s", parts > 1 ? name : all));
         CF_TRY(cf_build_step(b, CF_STEP_LINEAR, 0, f->rows, f->x, &s, err));
         s->u.linear.w = w;
-        s->u.linear.src_col = t * cols;
-        s->u.linear.accumulate = true;
-    }
-    if (one) {
-        cf_wid w;
-        CF_TRY(cf_bind_weight(b, &w, 0, d->hidden, d->hidden, err,
-                              "model.ngram_embeddings.post_projs.weight"));
-        CF_TRY(cf_build_step(b, CF_STEP_LINEAR, 0, f->rows, f->x, &s, err));
-        s->u.linear.w = w;
+        s->u.linear.src_col = t * width;
         s->u.linear.accumulate = true;
     }
     CF_TRY(cf_build_step(b, CF_STEP_SCALE, 0, f->x, f->x, &s, err));
@@ -401,9 +393,8 @@ fail:
 
 const cf_family cf_family_longcat = {
     .name = "longcat",
-    .architectures = (const char *const[]){"LongcatFlashForCausalLM",
-                                           "LongcatFlashNgramForCausalLM", "LongcatCausalLM",
-                                           NULL},
+    .architectures = (const char *const[]){
+        "LongcatFlashForCausalLM", "LongcatFlashNgramForCausalLM", "LongcatCausalLM", NULL},
     .model_types = (const char *const[]){"longcat_flash", "longcat_flash_ngram", "longcat", NULL},
     .build = longcat_build,
 };

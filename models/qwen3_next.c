@@ -176,6 +176,18 @@ fail:
     return rc;
 }
 
+static cf_decoder delta_decoder(struct delta *delta)
+{
+    cf_decoder d = {.names = cf_decoder_common_names,
+                    .qk = CF_QK_NORM_HEAD,
+                    .rope_layout = CF_ROPE_HALF,
+                    .attn_gated = true,
+                    .mixer = layer_mixer,
+                    .user = delta};
+    cf_decoder_names_experts(&d.names);
+    return d;
+}
+
 static int delta_build(cf_build *b, struct delta *delta, cf_decoder *d, cf_err *err)
 {
     int rc;
@@ -211,13 +223,7 @@ fail:
 static int qwen3_next_build(cf_build *b, cf_err *err)
 {
     struct delta delta = {.z_apart = cf_bind_has(b, "model.layers.0.linear_attn.in_proj_qkv.weight")};
-    cf_decoder d = {.names = cf_decoder_common_names,
-                    .qk = CF_QK_NORM_HEAD,
-                    .rope_layout = CF_ROPE_HALF,
-                    .attn_gated = true,
-                    .mixer = layer_mixer,
-                    .user = &delta};
-    cf_decoder_names_experts(&d.names);
+    cf_decoder d = delta_decoder(&delta);
     return delta_build(b, &delta, &d, err);
 }
 
@@ -233,13 +239,7 @@ const cf_family cf_family_qwen3_next = {
 static int qwen3_5_text_build(cf_build *b, cf_err *err)
 {
     struct delta delta = {.z_apart = true, .ba_apart = true};
-    cf_decoder d = {.names = cf_decoder_common_names,
-                    .qk = CF_QK_NORM_HEAD,
-                    .rope_layout = CF_ROPE_HALF,
-                    .attn_gated = true,
-                    .mixer = layer_mixer,
-                    .user = &delta};
-    cf_decoder_names_experts(&d.names);
+    cf_decoder d = delta_decoder(&delta);
     if (!cf_bind_has(b, "model.layers.0.mlp.experts.0.gate_proj.weight")) {
         d.fused = CF_FUSED_ROWS;
         d.names.fused_gate_up = "model.layers.%u.mlp.experts.gate_up_proj";

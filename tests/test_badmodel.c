@@ -278,7 +278,7 @@ static void config_contradicts_tensors(void)
         {two_shards, "rope_scaling", "5", "\"rope_scaling\"", "is not an object"},
         {two_shards, "rope_scaling", "{\"factor\": 2}", "\"rope_scaling\"", "no \"rope_type\""},
         {two_shards, "rope_scaling", "{\"type\": \"su\\u001b[2Jper\"}", "\"su?[2Jper\"",
-         "known: default, yarn"},
+         "known: default, linear, yarn"},
         {two_shards, "rope_parameters", "{\"rope_theta\": \"x\"}", "\"rope_theta\"",
          "is not a number"},
         {ngram, "ngram_vocab_size_ratio", "6", "ngram_embeddings.embedders.0.weight", "[1267, 8]"},

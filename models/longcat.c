@@ -177,7 +177,7 @@ static int ngram_build(cf_build *b, const dims *d, const bufs *f, cf_err *err)
     s->u.rows.first_table = first;
     s->u.rows.n_tables = n_tables;
     /* All projections may be one matrix, side by side as the rows are. */
-    const char *all = "model.ngram_embeddings.post_projs.weight";
+    static const char all[] = "model.ngram_embeddings.post_projs.weight";
     uint32_t parts = cf_bind_has(b, all) ? 1 : n_tables, width = d->hidden / parts;
     for (uint32_t t = 0; t < parts; t++) {
         cf_wid w;

@@ -100,7 +100,7 @@ static void run_sizes(const char *dir)
     sized_model m;
     oracle_run *r[3] = {0};
     cf_engine *any = NULL;
-    cf_options plenty = options_make("f32", 4);
+    cf_options plenty = options_make("f32", 16);
     int rc = cf_engine_open(&any, dir, &plenty, &err);
     cf_engine_close(&any);
     if (rc < 0 && err.code == CF_EDEVICE && strstr(err.msg, "; ref can"))
@@ -110,17 +110,17 @@ static void run_sizes(const char *dir)
     size_t bytes = (size_t)expected->n_prompt * expected->vocab * sizeof(float);
     for (int i = 0; i < 3; i++) {
         cf_session *s = NULL;
-        cf_options o = options_make("f32", 4);
+        cf_options o = options_make("f32", 16);
         o.vram_bytes = o.ram_bytes = 0; /* sized_open's to say */
         cf_engine *e = sized_open(&m, &o, slots[i], false);
         r[i] = oracle_run_new(expected);
         bool ran = e && cf_session_create(&s, e, &err) == 0 &&
-                   oracle_run_prompt(r[i], s, 4, &err) == 0;
-        bool greedy = ran && oracle_run_greedy(expected, s, expected->vocab, &err) ==
-                                 expected->n_greedy;
+                   oracle_run_prompt(r[i], s, 16, &err) == 0;
         if (!ran)
             printf("    %u slots: %s\n", slots[i], err.msg);
-        CHECK(ran && greedy);
+        CHECK(ran);
+        if (ran && i == 2)
+            CHECK_INT(oracle_run_greedy(expected, s, expected->vocab, &err), expected->n_greedy);
         CHECK(memcmp(r[i]->logits, r[0]->logits, bytes) == 0);
         cf_session_destroy(&s);
         cf_engine_close(&e);

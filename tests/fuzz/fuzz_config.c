@@ -32,7 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     for (uint64_t i = 0; i < n; i++) {
         const cf_expected *e = &list[i];
-        check(e->name[0] && strlen(e->name) < 512 && e->n_dims >= 1 && e->n_dims <= 2);
+        check(e->name[0] && strlen(e->name) < 512 && e->n_dims >= 1 && e->n_dims <= 3);
         for (uint32_t k = 0; k < e->n_dims; k++)
             check(e->shape[k] > 0 && e->shape[k] < (uint64_t)1 << 40);
     }

@@ -2,7 +2,9 @@
  * than files have them. For architectures of which there is no file here: the checkpoints of
  * tests/fixtures/models are rewritten as GGUF by a table of this test, which says what the
  * reference's converter does and shares nothing with models/gguf*.c, and then held against their
- * own oracles. Also: a layout of LongCat that no file has, and old names of single experts. */
+ * own oracles. Also: a layout of LongCat that no file has, and old names of single experts.
+ *
+ *     test_gguf_families [BACKEND] */
 #include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
@@ -1001,6 +1003,8 @@ static void numbers_without_jitter(const char *dir, const char *path, const tmp_
     oracle_free(o);
 }
 
+static const char *only; /* a backend beside the reference's; NULL: all */
+
 static void family_check(const family *f, const tmp_dir *tmp)
 {
     char dir[200];
@@ -1033,7 +1037,7 @@ static void family_check(const family *f, const tmp_dir *tmp)
     for (int i = 0; i < n; i++) {
         char device[32];
         snprintf(device, sizeof device, "%.15s:%d", infos[i].backend, infos[i].index);
-        if (strcmp(infos[i].backend, "ref") != 0)
+        if (strcmp(infos[i].backend, "ref") != 0 && (!only || !strcmp(only, infos[i].backend)))
             numbers(dir, path, device);
     }
 }
@@ -1061,9 +1065,10 @@ static void linear_factor(const tmp_dir *tmp)
     cf_model_free(&m[1]);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     tmp_dir tmp;
+    only = argc > 1 ? argv[1] : NULL;
     tmp_dir_init(&tmp);
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
         RUN_NAMED(families[i].fixture, family_check(&families[i], &tmp));

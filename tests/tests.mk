@@ -40,8 +40,8 @@ TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_identity test_io test_models test_predict test_rows test_timeline test_window)
 SAN_TESTS  := $(if $(findstring thread,$(SAN)),$(TSAN_TESTS),$(ASAN_TESTS))
 # Tests that run on every device there is, unless told on which.
-BY_DEVICE  := test_activations test_dense test_encoder test_gguf_models test_identity test_kv_q8 \
-              test_models test_regrouped test_stored test_window
+BY_DEVICE  := test_activations test_dense test_encoder test_gguf_families test_gguf_models \
+              test_identity test_kv_q8 test_models test_regrouped test_stored test_window
 # Of these the sanitizers run less.
 SHORTER    := test_dense test_identity
 # Arguments of run.sh: the tests $2 of the build folder $1.

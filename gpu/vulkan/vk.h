@@ -34,7 +34,7 @@ enum {
     VK_RING_SIZE = 64,       /* batches of a stream in flight before recording waits */
     VK_UPLOAD_BLOCKS = 8,    /* host-visible blocks for the tables of the expert ops */
     VK_UPLOAD_BYTES = 65536, /* of one block */
-    VK_MAX_SPEC = 11,        /* specialisation constants of a shader; [0] is the group size */
+    VK_MAX_SPEC = 12,        /* specialisation constants of a shader; [0] is the group size */
     VK_MAX_PUSH_BYTES = 128
 };
 
@@ -164,6 +164,10 @@ int vk_submit(cf_gpu *gpu, cf_stream stream, const cf_gpu_point *waits, int n_wa
               uint64_t *value, cf_err *err);
 int vk_wait(cf_gpu *gpu, cf_gpu_point point, cf_err *err);
 bool vk_reached(cf_gpu *gpu, cf_gpu_point point);
+
+/* Tests: a CPU device takes the shapes of a GPU. Set before recording. llvmpipe's limit on loops
+ * (vk_attention.c) then bounds the sizes that may be tried. */
+extern bool vk_test_as_gpu;
 
 /* ---- vk_pipeline.c ---- */
 int vk_pipelines_init(vk_gpu *vk, cf_err *err);

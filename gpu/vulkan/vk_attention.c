@@ -35,6 +35,38 @@ static uint32_t walk_cells(uint64_t rounds, uint32_t tile)
     return (uint32_t)(n ? n : 1) * tile;
 }
 
+bool vk_test_as_gpu;
+
+/* A GPU wants many short spans, so that one row fills it: as many as there is room for. */
+enum { SPAN_CELLS = 512, SPANS_WANTED = 64 };
+
+static uint64_t gpu_span(uint64_t n_cells, uint64_t part_bytes, uint64_t room, uint32_t tile)
+{
+    uint64_t spans = cf_min_u64(SPANS_WANTED, room / part_bytes);
+    uint64_t span = cf_ceil_div(n_cells, spans ? spans : 1);
+    return cf_align_up(span > SPAN_CELLS ? span : SPAN_CELLS, tile);
+}
+
+/* What attn.glsl knows as Params. */
+typedef struct kv_push {
+    uint64_t q, k, v, rows, y, parts, sharpness;
+    vk_vector sinks;
+    uint32_t n_heads, n_kv_heads, kv_first, kv_count;
+    uint32_t q_stride, window, chunk, span, n_spans;
+    float scale, cap;
+    uint32_t unused;
+} kv_push;
+
+/* Adds up the parts that the spans of n rows left. */
+static void parts_merge(cf_gpu *gpu, cf_stream stream, const kv_push *push, uint32_t d_v,
+                        uint32_t heads, uint32_t n)
+{
+    uint32_t spec[VK_MAX_SPEC] = {FLAT_GROUP, d_v};
+    vk_barrier(gpu, stream);
+    vk_dispatch(vk_of(gpu), stream, VK_SHADER_attn_merge, CF_F32, spec, push, sizeof *push,
+                tiles((uint64_t)heads * d_v, FLAT_GROUP), n, 1);
+}
+
 /* ---- a latent cache ---- */
 
 /* What attn_latent.comp knows as Params. */
@@ -42,43 +74,61 @@ typedef struct attn_push {
     uint64_t q_lat, q_rope, cache, rows, y, state, cells;
     uint32_t n_heads, q_stride, q_head_stride, span, n_span;
     float scale;
-    uint32_t n_select;
-    uint32_t unused;
+    uint32_t n_select, n_spans;
 } attn_push;
 
-/* Cells of a row that one dispatch may walk. llvmpipe ends every loop of an invocation, silently,
- * once all of its loops together have made 65,535 rounds; so a CPU device gets a long context in
- * spans, with a margin. */
-static uint32_t attn_span(const vk_gpu *vk, const cf_op_attn_latent *op, uint32_t group,
-                          uint32_t tile_cells)
+/* Cells of a span. A CPU device: what one dispatch may walk, spans going one after the other. A GPU:
+ * spans side by side, each with a part of its own. */
+static uint32_t attn_span(const vk_gpu *vk, const cf_op_attn_latent *op, uint32_t tile_cells,
+                          uint64_t n_cells)
 {
-    if (!vk->base.info.cpu)
-        return UINT32_MAX;
-    uint32_t tile = group * tile_cells;
+    uint32_t group = group_size(vk), tile = group * tile_cells;
     uint64_t rounds = (uint64_t)tiles(op->rank, 8) + tiles(op->n_rope, 8) + 2 * tile + tile_cells +
                       tiles(op->rank, 8 * group) + 1;
-    return walk_cells(rounds, tile);
+    if (cpu_class(vk))
+        return walk_cells(rounds, tile);
+    uint64_t part_bytes = (op->rank + 2) * (uint64_t)4 * op->n_heads;
+    return (uint32_t)gpu_span(n_cells, part_bytes, vk_scratch_bytes(&vk->base.info), tile);
 }
 
-/* All cells of n_rows rows: spans in order, a barrier between them; and one before, where another
- * op may still be at the scratch. */
+/* All cells of n_rows rows. In turn: spans in order, a barrier between them; and one before, where
+ * another op may still be at the scratch. Else all at once. */
 static void attn_rows(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *op,
                       const uint32_t *spec, attn_push *push, uint32_t n_rows, uint64_t n_cells)
 {
     uint32_t groups = tiles(op->n_heads, spec[4]);
+    bool spread = spec[7] != 0;
     for (uint64_t begin = 0; begin < n_cells; begin += push->n_span) {
         if (push->state)
             vk_barrier(gpu, stream);
         push->span = (uint32_t)begin;
         vk_dispatch(vk_of(gpu), stream, VK_SHADER_attn_latent, op->kv_dtype, spec, push,
-                    sizeof *push, groups, n_rows, 1);
+                    sizeof *push, groups, n_rows, push->n_spans);
+        if (spread)
+            break;
     }
+    if (!spread)
+        return;
+    kv_push merge = {.rows = push->rows,
+                     .y = push->y,
+                     .parts = push->state,
+                     .n_heads = op->n_heads,
+                     .n_kv_heads = 1,
+                     .kv_count = 1,
+                     .window = op->cells.buf ? op->n_select : 0,
+                     .span = push->n_span,
+                     .n_spans = push->n_spans};
+    parts_merge(gpu, stream, &merge, op->rank, op->n_heads, n_rows);
 }
 
 void vk_op_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *op)
 {
     vk_gpu *vk = vk_of(gpu);
-    uint32_t heads = vk->base.info.cpu ? 4 : 2, cells = vk->base.info.cpu ? 4 : 1;
+    uint64_t cell_bytes = cf_format_row_bytes(op->kv_dtype, (uint64_t)op->rank + op->n_rope);
+    uint64_t n_cells = op->cache.bytes / cell_bytes; /* at most: the rows' own are on the device */
+    if (op->cells.buf)
+        n_cells = cf_min_u64(n_cells, op->n_select);
+    uint32_t heads = cpu_class(vk) ? 4 : 2, cells = cpu_class(vk) ? 4 : 1;
     if (heads > op->n_heads)
         heads = op->n_heads;
     attn_push push = {.q_lat = span_address(op->q_lat),
@@ -91,22 +141,24 @@ void vk_op_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *o
                       .n_heads = op->n_heads,
                       .q_stride = op->q_stride,
                       .q_head_stride = op->q_head_stride,
-                      .n_span = attn_span(vk, op, group_size(vk), cells),
+                      .n_span = attn_span(vk, op, cells, n_cells),
+                      .n_spans = 1,
                       .scale = op->scale};
     uint32_t aligned = op->rank % 8 == 0 && op->n_rope % 8 == 0 && aligned16(push.q_lat) &&
                        aligned16(push.q_rope) && aligned_cache(op->kv_dtype, push.cache) &&
-                       op->q_stride % 4 == 0 &&
-                       op->q_head_stride % 4 == 0;
-    uint32_t spec[VK_MAX_SPEC] = {group_size(vk), aligned, op->rank, op->n_rope, heads, cells,
-                                  op->cells.buf != NULL};
-    uint64_t cell_bytes = cf_format_row_bytes(op->kv_dtype, (uint64_t)op->rank + op->n_rope);
-    uint64_t n_cells = op->cache.bytes / cell_bytes; /* at most: the rows' own are on the device */
-    if (op->cells.buf)
-        n_cells = cf_min_u64(n_cells, op->n_select);
-    uint32_t head_bytes = op->n_heads * 8, step = 32768; /* rows of a dispatch */
+                       op->q_stride % 4 == 0 && op->q_head_stride % 4 == 0;
+    bool spread = !cpu_class(vk) && n_cells > push.n_span;
+    uint32_t spec[VK_MAX_SPEC] = {group_size(vk), aligned, op->rank,               op->n_rope,
+                                  heads,          cells,   op->cells.buf != NULL, spread};
+    uint64_t row_bytes = op->n_heads * (uint64_t)8; /* of scratch */
+    uint32_t step = 32768;                          /* rows of a dispatch */
+    if (spread) {
+        push.n_spans = tiles(n_cells, push.n_span);
+        row_bytes = (op->rank + 2) * (uint64_t)4 * op->n_heads * push.n_spans;
+    }
     if (n_cells > push.n_span) {
         push.state = vk_stream_scratch(vk, stream);
-        step = (uint32_t)cf_min_u64(step, vk_scratch_bytes(&vk->base.info) / head_bytes);
+        step = (uint32_t)cf_min_u64(step, vk_scratch_bytes(&vk->base.info) / row_bytes);
     }
     cf_assert(step > 0);
     for (uint32_t r = 0; r < op->n_rows; r += step) {
@@ -123,23 +175,11 @@ void vk_op_attn_latent(cf_gpu *gpu, cf_stream stream, const cf_op_attn_latent *o
 
 /* ---- keys and values ---- */
 
-/* What attn.glsl knows as Params. */
-typedef struct kv_push {
-    uint64_t q, k, v, rows, y, parts, sharpness;
-    vk_vector sinks;
-    uint32_t n_heads, n_kv_heads, kv_first, kv_count;
-    uint32_t q_stride, window, chunk, span, n_spans;
-    float scale, cap;
-    uint32_t unused;
-} kv_push;
-
 /* How the work is cut: `cells` of an invocation in a tile, `heads` of a work-group, rows and key
  * heads of a dispatch. */
 typedef struct kv_cut {
     uint32_t group, cells, heads, rows, kv_heads;
 } kv_cut;
-
-enum { SPAN_CELLS = 1024, SPANS_WANTED = 32 }; /* of a GPU: short enough to fill it */
 
 /* Cells of a span where the cache holds n_cells: `walk` where a loop must end, else a length that
  * yields many, but not more parts than the scratch takes for one key head. */
@@ -147,13 +187,11 @@ static uint32_t kv_span(const vk_gpu *vk, const cf_op_attn *op, const kv_cut *cu
 {
     uint32_t tile = cut->group * cut->cells, v_blocks = tiles(op->d_v, 8);
     uint32_t slices = v_blocks < cut->group ? cut->group / v_blocks : 1;
-    if (vk->base.info.cpu)
+    if (cpu_class(vk))
         return walk_cells((uint64_t)tiles(op->d_k, 8) + tile + cut->cells + tiles(tile, slices) + 1,
                           tile);
     uint64_t part_bytes = (op->d_v + 2) * (uint64_t)4 * (op->n_heads / op->n_kv_heads);
-    uint64_t spans = cf_min_u64(SPANS_WANTED, vk_scratch_bytes(&vk->base.info) / part_bytes);
-    uint64_t span = cf_ceil_div(n_cells, spans ? spans : 1);
-    return (uint32_t)cf_align_up(span > SPAN_CELLS ? span : SPAN_CELLS, tile);
+    return (uint32_t)gpu_span(n_cells, part_bytes, vk_scratch_bytes(&vk->base.info), tile);
 }
 
 /* Dispatches for rows [0, n) and key heads [kv_first, + kv_count) of push. */
@@ -163,17 +201,12 @@ static void kv_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op, con
     vk_gpu *vk = vk_of(gpu);
     uint32_t per_kv = op->n_heads / op->n_kv_heads;
     uint32_t spec[VK_MAX_SPEC] = {cut->group, aligned, op->d_k, op->d_v, cut->heads, cut->cells};
-    uint32_t merge[VK_MAX_SPEC] = {FLAT_GROUP, op->d_v};
     if (push->parts)
         vk_barrier(gpu, stream); /* the scratch may still be read */
     vk_dispatch(vk, stream, VK_SHADER_attn, op->kv_dtype, spec, push, sizeof *push,
                 push->kv_count * tiles(per_kv, cut->heads), n, push->n_spans);
-    if (!push->parts)
-        return;
-    vk_barrier(gpu, stream);
-    uint64_t values = (uint64_t)push->kv_count * per_kv * op->d_v;
-    vk_dispatch(vk, stream, VK_SHADER_attn_merge, CF_F32, merge, push, sizeof *push,
-                tiles(values, FLAT_GROUP), n, 1);
+    if (push->parts)
+        parts_merge(gpu, stream, push, op->d_v, push->kv_count * per_kv, n);
 }
 
 /* Sets spans, parts and what a dispatch takes; -1 with a sticky failure where nothing fits. */
@@ -229,7 +262,7 @@ void vk_op_attn(cf_gpu *gpu, cf_stream stream, const cf_op_attn *op)
                     .scale = op->scale,
                     .cap = op->cap};
     kv_cut cut = {.group = group_size(vk),
-                  .cells = vk->base.info.cpu ? 4 : 1,
+                  .cells = cpu_class(vk) ? 4 : 1,
                   .heads = tiles(per_kv, tiles(per_kv, 4)), /* alike, at most 4 */
                   .rows = 32768,
                   .kv_heads = op->n_kv_heads};

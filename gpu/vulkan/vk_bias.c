@@ -16,7 +16,7 @@ static uint32_t bias_span(const vk_gpu *vk, const cf_op_attn_bias *op)
 {
     uint32_t wg = group_size(vk);
     uint64_t rounds = tiles(op->d, 8) + 2 * (uint64_t)wg + 1;
-    return vk->base.info.cpu ? (uint32_t)cf_max_u64(50000 / rounds, 1) * wg : UINT32_MAX;
+    return cpu_class(vk) ? (uint32_t)cf_max_u64(50000 / rounds, 1) * wg : UINT32_MAX;
 }
 
 void vk_op_attn_bias(cf_gpu *gpu, cf_stream stream, const cf_op_attn_bias *op)

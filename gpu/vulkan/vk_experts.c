@@ -10,6 +10,15 @@ static uint32_t most_pairs(const cf_expert_work *experts, uint32_t n)
     return most;
 }
 
+/* What a tile is chosen by: the most pairs of an expert, unless most experts have few. */
+static uint32_t pairs_of_tile(const cf_expert_work *experts, uint32_t n, uint32_t most)
+{
+    uint64_t all = 0;
+    for (uint32_t i = 0; i < n; i++)
+        all += experts[i].pair_count;
+    return cf_ceil_div(all, n) >= MANY_ROWS / 2 ? most : (uint32_t)cf_min_u64(most, MANY_ROWS / 2);
+}
+
 /* MODE of expert_glu.comp. */
 typedef enum { GLU_BOTH, GLU_ALONE, GLU_FIRST, GLU_SECOND } glu_mode;
 
@@ -83,7 +92,7 @@ static void glu_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *
     push.scales = push.table + bytes;
     vk_vectors_ready(&vectors);
     uint32_t most = most_pairs(op->experts, op->n_experts);
-    vk_tile t = tile_of(vk, gate, most);
+    vk_tile t = tile_of(vk, gate, pairs_of_tile(op->experts, op->n_experts, most));
     uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group,
                                   aligned,
                                   t.outputs,
@@ -94,7 +103,8 @@ static void glu_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *
                                   op->x_q8,
                                   matrix_gap(gate) > 1 || (mode == GLU_BOTH && matrix_gap(up) > 1),
                                   mode,
-                                  op->act.act};
+                                  op->act.act,
+                                  t.many};
     vk_dispatch(vk, stream, VK_SHADER_expert_glu, gate->dtype, spec, &push, sizeof push,
                 tiles(op->ffn, mode == GLU_BOTH ? t.outputs / 2 : t.outputs), op->n_experts,
                 tiles(most, t.rows));
@@ -197,10 +207,10 @@ static void down_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_down
     push.scales = push.table + bytes;
     vk_vectors_ready(&vectors);
     uint32_t most = most_pairs(op->experts, op->n_experts);
-    vk_tile t = tile_of(vk, down, most);
+    vk_tile t = tile_of(vk, down, pairs_of_tile(op->experts, op->n_experts, most));
     uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group, aligned, t.outputs,         t.rows,
                                   down->transposed,      t.parts, scales_kind(down), op->x_q8,
-                                  matrix_gap(down) > 1};
+                                  matrix_gap(down) > 1,  0,       0,                 t.many};
     vk_dispatch(vk, stream, VK_SHADER_expert_down, down->dtype, spec, &push, sizeof push,
                 tiles(op->hidden, t.outputs), op->n_experts, tiles(most, t.rows));
 }

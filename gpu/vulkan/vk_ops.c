@@ -38,7 +38,7 @@ static void linear_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_linear *o
     uint32_t aligned = aligned_rows(&op->w, push.x, op->x_stride, 0, op->x_q8);
     uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group, aligned, t.outputs,           t.rows,
                                   op->w.transposed,      t.parts, scales_kind(&op->w), op->x_q8,
-                                  matrix_gap(&op->w) > 1};
+                                  matrix_gap(&op->w) > 1, 0,     0,                   t.many};
     vk_vectors_ready(&vectors);
     dispatch_split(gpu, stream, VK_SHADER_linear, op->w.dtype, spec, &push, sizeof push,
                    tiles(op->w.rows, t.outputs), tiles(op->n_rows, t.rows));
@@ -99,7 +99,7 @@ void vk_op_head_linear(cf_gpu *gpu, cf_stream stream, const cf_op_head_linear *o
     vk_tile t = tile_of(vk, &op->w, op->n_rows);
     uint32_t aligned = aligned_rows(&op->w, push.x, op->x_stride, op->x_head_stride, false);
     uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group, aligned, t.outputs, t.rows, 0, t.parts,
-                                  scales_kind(&op->w)};
+                                  scales_kind(&op->w), 0, 0, 0, 0, t.many};
     vk_dispatch(vk, stream, VK_SHADER_head_linear, op->w.dtype, spec, &push, sizeof push,
                 tiles(op->n_sub, t.outputs), op->n_heads, tiles(op->n_rows, t.rows));
 }
@@ -146,7 +146,7 @@ void vk_rows_decode(cf_gpu *gpu, cf_stream stream, const cf_weight *w, VkDeviceA
 /* Enough invocations for a whole row at once, as far as the device has them. */
 static uint32_t norm_group(const vk_gpu *vk, uint32_t width)
 {
-    if (vk->base.info.cpu)
+    if (cpu_class(vk))
         return CPU_GROUP;
     uint32_t most = vk->props.limits.maxComputeWorkGroupInvocations, wg = GPU_GROUP;
     while (wg < 256 && wg < width && wg * 2 <= most)

@@ -94,9 +94,15 @@ void vk_rows_decode(cf_gpu *gpu, cf_stream stream, const cf_weight *w, VkDeviceA
  * costs it more than arithmetic does. */
 enum { FLAT_GROUP = 64, GPU_GROUP = 64, CPU_GROUP = 16 };
 
+/* Whether ops are shaped for a CPU. */
+static inline bool cpu_class(const vk_gpu *vk)
+{
+    return vk->base.info.cpu && !vk_test_as_gpu;
+}
+
 static inline uint32_t group_size(const vk_gpu *vk)
 {
-    return vk->base.info.cpu ? CPU_GROUP : GPU_GROUP;
+    return cpu_class(vk) ? CPU_GROUP : GPU_GROUP;
 }
 
 /* How dot_tile.glsl is shaped on a kind of device. */
@@ -107,12 +113,13 @@ typedef struct vk_tile_class {
     uint32_t rows_many; /* for four of them and more: code that is not too large to compile */
     uint32_t tokens;    /* most activation rows of a tile, a power of two */
     uint32_t blocks;    /* of 8 outputs of an invocation, on transposed weights */
+    uint32_t many;      /* activation rows from which dot_many.glsl pays; 0: never */
 } vk_tile_class;
 
 static inline const vk_tile_class *tile_class(const vk_gpu *vk)
 {
-    static const vk_tile_class gpu = {GPU_GROUP, 64, 4, 4, 8, 1}, cpu = {CPU_GROUP, 16, 8, 4, 8, 4};
-    return vk->base.info.cpu ? &cpu : &gpu;
+    static const vk_tile_class gpu = {GPU_GROUP, 64, 4, 4, 8, 1, 17}, cpu = {CPU_GROUP, 16, 8, 4, 8, 4, 0};
+    return cpu_class(vk) ? &cpu : &gpu;
 }
 
 /* Values that a shader takes of a row at once: W_UNIT of weight.glsl. */
@@ -121,10 +128,12 @@ static inline uint32_t format_unit(cf_format f)
     return f <= CF_BF16 ? 8 : 32;
 }
 
-/* R, T and PARTS of dot_tile.glsl. PARTS depends on the columns, never on the rows of an op. */
+/* R, T, PARTS and MANY of dot_tile.glsl. PARTS depends on the columns, never on the rows of an op. */
 typedef struct vk_tile {
-    uint32_t outputs, rows, parts;
+    uint32_t outputs, rows, parts, many;
 } vk_tile;
+
+enum { MANY_ROWS = 32 };
 
 static inline uint32_t tile_rows(const vk_gpu *vk, uint32_t n_rows)
 {
@@ -139,9 +148,9 @@ static inline uint32_t tile_rows(const vk_gpu *vk, uint32_t n_rows)
 static inline vk_tile tile_transposed(const vk_gpu *vk, const cf_weight *w, uint32_t n_rows)
 {
     const vk_tile_class *c = tile_class(vk);
-    vk_tile t = {0, tile_rows(vk, n_rows), 8};
+    vk_tile t = {0, tile_rows(vk, n_rows), 8, false};
     uint32_t blocks = 1;
-    if (vk->base.info.cpu && w->rows >= 16 * c->group)
+    if (cpu_class(vk) && w->rows >= 16 * c->group)
         t.parts = 1;
     while (blocks < c->blocks && blocks * t.rows < 8 && w->rows >= blocks * 64 * c->group)
         blocks *= 2;
@@ -152,12 +161,17 @@ static inline vk_tile tile_transposed(const vk_gpu *vk, const cf_weight *w, uint
 static inline vk_tile tile_of(const vk_gpu *vk, const cf_weight *w, uint32_t n_rows)
 {
     const vk_tile_class *c = tile_class(vk);
-    vk_tile t = {0, tile_rows(vk, n_rows), 1};
+    vk_tile t = {0, tile_rows(vk, n_rows), 1, false};
     if (w->transposed)
         return tile_transposed(vk, w, n_rows);
     while (t.parts < c->parts && t.parts * 2 * format_unit(w->dtype) <= w->cols)
         t.parts *= 2;
     t.outputs = (t.rows < 4 ? c->rows : c->rows_many) * c->group / t.parts;
+    t.many = c->many && n_rows >= c->many;
+    if (t.many) {
+        t.outputs = c->group;
+        t.rows = MANY_ROWS;
+    }
     return t;
 }
 

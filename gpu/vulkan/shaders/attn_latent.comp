@@ -5,8 +5,10 @@
 // cells. Nothing is kept that grows with the context.
 //
 // A dispatch takes `n_span` cells of each row from `span` on; where that is not all of them, the
-// sums stay in y and (maximum, total) in `state` for the next dispatch (vk_ops.c says why). With
-// SELECT the cells of a row are those that a list names.
+// sums stay in y and (maximum, total) in `state` for the next dispatch (vk_attention.c says why).
+// SPREAD: all spans are work-groups (z) of one dispatch; a row of several leaves a part of each in
+// `state`, as attn.glsl has it, for attn_merge. With SELECT the cells of a row are those that a list
+// names.
 #extension GL_GOOGLE_include_directive : require
 layout(constant_id = 1) const bool ALIGNED = false;
 layout(constant_id = 2) const uint RANK = 512;
@@ -14,14 +16,14 @@ layout(constant_id = 3) const uint N_ROPE = 64;
 layout(constant_id = 4) const uint HG = 1;
 layout(constant_id = 5) const uint CT = 1;
 layout(constant_id = 6) const bool SELECT = false;
+layout(constant_id = 7) const bool SPREAD = false;
 #include "weight.glsl"
 
 layout(push_constant, std430) uniform Params {
     uint64_t q_lat, q_rope, cache, rows, y, state, cells;
     uint n_heads, q_stride, q_head_stride, span, n_span;
     float scale;
-    uint n_select;
-    uint unused;
+    uint n_select, n_spans;
 } p;
 
 const uint LAT_BLOCKS = (RANK + W_BLOCK - 1) / W_BLOCK;
@@ -73,16 +75,17 @@ void main()
 {
     uint lid = gl_LocalInvocationID.x;
     uint h0 = gl_WorkGroupID.x * HG;
-    uint64_t r = gl_WorkGroupID.y + uint64_t(gl_WorkGroupID.z) * gl_NumWorkGroups.y;
+    uint64_t r = gl_WorkGroupID.y;
     U32s info = U32s(p.rows + r * 16ul);
     uint n_row = SELECT ? min(p.n_select, info.v[2]) : info.v[2];
-    if (p.span >= n_row)
+    uint begin = SPREAD ? gl_WorkGroupID.z * p.n_span : p.span;
+    if (begin >= n_row)
         return;
     if (SELECT)
-        first_at = p.cells + (r * p.n_select + p.span) * 4ul;
+        first_at = p.cells + (r * p.n_select + begin) * 4ul;
     else
-        first_at = p.cache + (uint64_t(info.v[1]) + p.span) * weight_bytes(RANK + N_ROPE);
-    uint n_left = n_row - p.span, n_cells = min(n_left, p.n_span);
+        first_at = p.cache + (uint64_t(info.v[1]) + begin) * weight_bytes(RANK + N_ROPE);
+    uint n_left = n_row - begin, n_cells = min(n_left, p.n_span);
 
     uint64_t q_lat[HG], q_rope[HG];
     float top[HG], total[HG];
@@ -95,7 +98,7 @@ void main()
         total[h] = 0.0;
         [[unroll]] for (uint i = 0; i < PER * W_VECS; i++)
             acc[h * PER + i / W_VECS].v[i % W_VECS] = vec4(0.0);
-        if (p.span > 0) {
+        if (!SPREAD && p.span > 0) {
             top[h] = F32s(p.state).v[2 * (uint(r) * p.n_heads + uint(head))];
             total[h] = F32s(p.state).v[2 * (uint(r) * p.n_heads + uint(head)) + 1];
             F32s y = F32s(p.y + (r * p.n_heads + head) * RANK * 4ul);
@@ -144,11 +147,16 @@ void main()
         // No barrier: the next tile writes score (last read before the barrier above), and prob
         // only after its own first barrier.
     }
-    bool last = n_cells == n_left;
+    bool part = SPREAD && n_row > p.n_span, last = n_cells == n_left && !part;
     [[unroll]] for (uint h = 0; h < HG; h++) {
         if (h0 + h >= p.n_heads)
             break;
-        F32s y = F32s(p.y + (r * p.n_heads + h0 + h) * RANK * 4ul);
+        uint64_t head = r * p.n_heads + h0 + h;
+        F32s y = F32s(p.y + head * RANK * 4ul), state = F32s(p.state + head * 8ul);
+        if (part) { // state: its maximum and total, y: its sums
+            state = F32s(p.state + (head * p.n_spans + gl_WorkGroupID.z) * (RANK + 2) * 4ul);
+            y = F32s(uint64_t(state) + 8ul);
+        }
         [[unroll]] for (uint k = 0; k < PER * W_BLOCK; k++) {
             uint i = (lid + k / W_BLOCK * WG) * W_BLOCK + k % W_BLOCK;
             float v = acc[h * PER + k / W_BLOCK].v[k % W_BLOCK / 4][k % 4];
@@ -156,8 +164,8 @@ void main()
                 y.v[i] = last ? v / total[h] : v;
         }
         if (!last && lid == 0) {
-            F32s(p.state).v[2 * (uint(r) * p.n_heads + h0 + h)] = top[h];
-            F32s(p.state).v[2 * (uint(r) * p.n_heads + h0 + h) + 1] = total[h];
+            state.v[0] = top[h];
+            state.v[1] = total[h];
         }
     }
 }

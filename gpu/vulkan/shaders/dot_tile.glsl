@@ -6,6 +6,7 @@
 //   TRANSPOSED  outputs are neighbours in memory: an invocation takes ROWS blocks of W_BLOCK of the R
 //               outputs, WG / PARTS blocks apart, and every PARTS-th column; R and what dot_outputs
 //               is given are multiples of W_BLOCK
+//   MANY        plain, R = WG outputs of T = 32 rows: see dot_many.glsl
 //
 // Callers clamp row addresses at the edge, so that all of a work-group runs the same loop, and
 // skip the store instead.
@@ -19,19 +20,28 @@ layout(constant_id = 5) const uint PARTS = 64;
 layout(constant_id = 6) const uint SCALES = 0; // scales.glsl
 layout(constant_id = 7) const bool Q8 = false; // the activations are rounded
 layout(constant_id = 8) const bool GAPS = false; // transposed: outputs are no neighbours
+layout(constant_id = 11) const bool MANY = false;
 #include "weight.glsl"
 #include "scales.glsl"
 
-const uint ROWS = R * PARTS / WG / (TRANSPOSED ? W_BLOCK : 1); // of an invocation
+const uint ROWS = MANY ? 1 : R * PARTS / WG / (TRANSPOSED ? W_BLOCK : 1); // of an invocation
+const uint DOT_X = MANY ? 1 : T; // activation rows that an invocation loads of
 
-shared float dot_part[R * T * (PARTS + 1)]; // + 1: the columns fall on different banks
+// + 1: the columns fall on different banks. MANY: 32 columns of outputs and rows.
+shared float dot_part[MANY ? 32 * (R + T) : R * T * (PARTS + 1)];
 
 uint64_t dot_w[ROWS];      // where each output's row begins; transposed: each block in column 0
 uint64_t dot_scales[ROWS]; // and its outer scales
 uint dot_scale_cols;
 uint64_t dot_step;             // transposed: from column to column
 uint dot_valid[ROWS], dot_gap; // how many outputs of a block exist; elements from one to the next
-uint64_t dot_x[T];
+uint64_t dot_x[DOT_X];
+
+// Which of the tile's T rows dot_x[i] is.
+uint dot_row(uint i)
+{
+    return MANY ? gl_LocalInvocationID.x % T : i;
+}
 
 // Slots [slot, slot + n) become outputs o, o + 1, ... of the matrix [rows, cols] at w. `step`: see
 // matrix_step in vk_ops.c; `gap`: transposed, from output to output.
@@ -39,7 +49,7 @@ void dot_outputs(uint slot, uint n, uint64_t w, uint step, uint gap, Scales scal
                  uint rows, uint cols)
 {
     if (!TRANSPOSED) {
-        uint group = gl_LocalInvocationID.x / PARTS;
+        uint group = gl_LocalInvocationID.x / (MANY ? 1 : PARTS);
         [[unroll]] for (uint i = 0; i < ROWS; i++) {
             uint s = group * ROWS + i, out_row = min(o + s - slot, rows - 1);
             if (s < slot || s >= slot + n)
@@ -63,6 +73,8 @@ void dot_outputs(uint slot, uint n, uint64_t w, uint step, uint gap, Scales scal
     }
 }
 
+#include "dot_many.glsl"
+
 void dot_tile_plain(uint cols)
 {
     uint lid = gl_LocalInvocationID.x, part = lid % PARTS;
@@ -73,7 +85,7 @@ void dot_tile_plain(uint cols)
     for (uint u = part; u < units; u += PARTS) {
         WUnit w[ROWS];
         float scale[ROWS];
-        vec2 q8[T];
+        vec2 q8[DOT_X];
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
             w[r] = weight_unit(dot_w[r], u, cols);
             if (SCALES != SCALES_NONE)
@@ -81,13 +93,13 @@ void dot_tile_plain(uint cols)
         }
         if (Q8)
             [[unroll]] for (uint t = 0; t < T; t++)
-                q8[t] = q8_scale(dot_x[t], u * W_UNIT, cols);
+                q8[t % DOT_X] = q8_scale(dot_x[t % DOT_X], u * W_UNIT, cols);
         [[unroll]] for (uint j = 0; j < W_EIGHTS; j++) {
             WBlock x[T];
             [[unroll]] for (uint t = 0; t < T; t++) {
-                x[t] = float_block(dot_x[t], u * W_EIGHTS + j, cols);
+                x[t] = float_block(dot_x[t % DOT_X], u * W_EIGHTS + j, cols);
                 if (Q8)
-                    x[t] = block_q8(x[t], q8[t]);
+                    x[t] = block_q8(x[t], q8[t % DOT_X]);
             }
             [[unroll]] for (uint r = 0; r < ROWS; r++) {
                 WBlock eight = weight_eight(w[r], u, j, cols);
@@ -125,8 +137,8 @@ void dot_tile_transposed(uint cols)
     for (uint k = part; k < cols; k += PARTS) {
         vec4 x[T];
         [[unroll]] for (uint t = 0; t < T; t++) {
-            float value = F32s(dot_x[t]).v[k];
-            x[t] = vec4(Q8 ? q8_rounded(value, q8_scale(dot_x[t], k, cols)) : value);
+            float value = F32s(dot_x[t % DOT_X]).v[k];
+            x[t] = vec4(Q8 ? q8_rounded(value, q8_scale(dot_x[t % DOT_X], k, cols)) : value);
         }
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
             WBlock w = dot_column(r, k);
@@ -151,6 +163,9 @@ void dot_tile(uint cols)
         dot_tile_transposed(cols);
     else
 #endif
+    if (MANY)
+        dot_tile_many(cols);
+    else
         dot_tile_plain(cols);
     barrier();
 }
@@ -158,6 +173,8 @@ void dot_tile(uint cols)
 float dot_sum(uint r, uint t)
 {
     float sum = 0.0;
+    if (MANY)
+        return dot_part[r * T + t];
     uint first = (r * T + t) * (PARTS + 1);
     for (uint i = 0; i < PARTS; i++)
         sum += dot_part[first + i];

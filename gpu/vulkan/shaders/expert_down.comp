@@ -28,8 +28,8 @@ void main()
     if (SCALES != SCALES_NONE)
         scales.at = U64s(p.scales).v[gl_WorkGroupID.y];
     dot_outputs(0, R, e.down, p.down_step, p.down_gap, scales, o0, p.hidden, p.ffn);
-    [[unroll]] for (uint i = 0; i < T; i++) {
-        uint64_t row = e.pair_begin + min(t0 + i, e.pair_count - 1);
+    [[unroll]] for (uint i = 0; i < DOT_X; i++) {
+        uint64_t row = e.pair_begin + min(t0 + dot_row(i), e.pair_count - 1);
         dot_x[i] = p.h + row * p.ffn * 4ul;
     }
     dot_tile(p.ffn);

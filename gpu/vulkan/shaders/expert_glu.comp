@@ -1,6 +1,6 @@
 #version 460
 // h[p, j] = act(w * gate[j] . x[row] + gate_bias[j]) * (w * up[j] . x[row] + up_bias[j]), w being the
-// pair's weight if there are weights: OUTS outputs of T pairs of one expert per work-group. MODE:
+// pair's weight if there are weights: GLU_OUTS outputs of T pairs of one expert per work-group. MODE:
 //   BOTH    as above
 //   ALONE   there is no up: the second factor is 1
 //   FIRST   h = the first argument of act, without act: leaves the second factor in h
@@ -27,11 +27,11 @@ layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Exp
 };
 
 const uint BOTH = 0, FIRST = 2, SECOND = 3; // glu_mode in vk_ops.c
-const uint OUTS = MODE == BOTH ? R / 2 : R;
+const uint GLU_OUTS = MODE == BOTH ? R / 2 : R;
 
 void main()
 {
-    uint j0 = gl_WorkGroupID.x * OUTS, t0 = gl_WorkGroupID.z * T;
+    uint j0 = gl_WorkGroupID.x * GLU_OUTS, t0 = gl_WorkGroupID.z * T;
     Expert e = Expert(p.table + uint64_t(gl_WorkGroupID.y) * 40ul);
     if (t0 >= e.pair_count)
         return;
@@ -39,22 +39,22 @@ void main()
     Scales scales = Scales(0ul, p.scale_rows, p.scale_cols, p.gate_first);
     if (SCALES != SCALES_NONE) // of gate and of up, an expert after the other
         scales.at = U64s(p.scales).v[2 * gl_WorkGroupID.y];
-    dot_outputs(0, OUTS, e.gate, p.gate_step, p.gate_gap, scales, j0, p.ffn, p.hidden);
+    dot_outputs(0, GLU_OUTS, e.gate, p.gate_step, p.gate_gap, scales, j0, p.ffn, p.hidden);
     if (MODE == BOTH) {
         scales.first = p.up_first;
         if (SCALES != SCALES_NONE)
             scales.at = U64s(p.scales).v[2 * gl_WorkGroupID.y + 1];
-        dot_outputs(OUTS, OUTS, e.up, p.up_step, p.up_gap, scales, j0, p.ffn, p.hidden);
+        dot_outputs(GLU_OUTS, GLU_OUTS, e.up, p.up_step, p.up_gap, scales, j0, p.ffn, p.hidden);
     }
-    [[unroll]] for (uint i = 0; i < T; i++) {
-        uint pair = e.pair_begin + min(t0 + i, e.pair_count - 1);
+    [[unroll]] for (uint i = 0; i < DOT_X; i++) {
+        uint pair = e.pair_begin + min(t0 + dot_row(i), e.pair_count - 1);
         dot_x[i] = p.x + uint64_t(U32s(p.pairs).v[pair] / p.k) * p.hidden * 4ul;
     }
     dot_tile(p.hidden);
     Vector gate_bias = Vector(e.gate_bias, p.gate_bias_dtype, p.gate_bias_step);
     Vector up_bias = Vector(e.up_bias, p.up_bias_dtype, p.up_bias_step);
-    for (uint i = gl_LocalInvocationID.x; i < OUTS * T; i += WG) {
-        uint s = i % OUTS, j = j0 + s, t = i / OUTS;
+    for (uint i = gl_LocalInvocationID.x; i < GLU_OUTS * T; i += WG) {
+        uint s = i % GLU_OUTS, j = j0 + s, t = i / GLU_OUTS;
         if (j >= p.ffn || t0 + t >= e.pair_count)
             continue;
         uint64_t row = e.pair_begin + t0 + t;
@@ -63,7 +63,7 @@ void main()
         if (p.weights != 0ul)
             weight = F32s(p.weights).v[U32s(p.pairs).v[uint(row)]];
         if (MODE == BOTH)
-            up = weight * dot_sum(OUTS + s, t) + vector_or_zero(up_bias, j);
+            up = weight * dot_sum(GLU_OUTS + s, t) + vector_or_zero(up_bias, j);
         if (MODE == SECOND)
             up = h.v[j];
         float gate = weight * dot_sum(s, t) + vector_or_zero(gate_bias, j);

@@ -19,8 +19,8 @@ void main()
     weight_grid = p.grid;
     Scales scales = Scales(p.scales.at, p.scales.rows, p.scales.cols, uint(first));
     dot_outputs(0, R, p.w + first * weight_bytes(p.cols), 1, 1, scales, o0, p.n_sub, p.cols);
-    [[unroll]] for (uint i = 0; i < T; i++) {
-        uint64_t row = min(r0 + i, p.n_rows - 1);
+    [[unroll]] for (uint i = 0; i < DOT_X; i++) {
+        uint64_t row = min(r0 + dot_row(i), p.n_rows - 1);
         dot_x[i] = p.x + (row * p.x_stride + uint64_t(h) * p.x_head_stride) * 4ul;
     }
     dot_tile(p.cols);

@@ -21,8 +21,8 @@ void main()
         return;
     weight_grid = p.grid;
     dot_outputs(0, R, p.w, p.w_step, p.w_gap, p.scales, o0, p.rows, p.cols);
-    [[unroll]] for (uint i = 0; i < T; i++)
-        dot_x[i] = p.x + uint64_t(min(r0 + i, p.n_rows - 1)) * p.x_stride * 4ul;
+    [[unroll]] for (uint i = 0; i < DOT_X; i++)
+        dot_x[i] = p.x + uint64_t(min(r0 + dot_row(i), p.n_rows - 1)) * p.x_stride * 4ul;
     dot_tile(p.cols);
     for (uint i = gl_LocalInvocationID.x; i < R * T; i += WG) {
         uint o = o0 + i % R, r = r0 + i / R;

@@ -38,12 +38,23 @@ static const struct linear_size linear_sizes[] = {
 };
 enum { LINEAR_SIZES = sizeof linear_sizes / sizeof linear_sizes[0] };
 
+/* Of a size: one row in every plain format, the other row counts in one each, by turns. A device
+ * compiles a shader for each format and tile; the whole table would take minutes of that. */
+enum { TURNS = CF_FORMAT_PLAIN + OP_ROW_COUNTS - 1 };
+
+static uint32_t turn_of(int size, int turn, cf_format *t)
+{
+    int later = turn - CF_FORMAT_PLAIN;
+    *t = (cf_format)(later < 0 ? turn : (size + turn) % CF_FORMAT_PLAIN);
+    return op_row_counts[later < 0 ? 0 : later + 1];
+}
+
 static void build_linear(op_case *c, int i)
 {
-    const struct linear_size *s = &linear_sizes[i / (OP_ROW_COUNTS * CF_FORMAT_PLAIN)];
+    const struct linear_size *s = &linear_sizes[i / TURNS];
     cf_op_linear *op = &c->op.linear;
-    cf_format t = (cf_format)(i / OP_ROW_COUNTS % CF_FORMAT_PLAIN);
-    op->n_rows = op_row_counts[i % OP_ROW_COUNTS];
+    cf_format t;
+    op->n_rows = turn_of(i / TURNS, i % TURNS, &t);
     op->x_stride = s->cols + s->x_pad;
     op->y_stride = s->rows + s->y_pad;
     op->scale = s->scale;
@@ -73,10 +84,10 @@ enum { HEAD_SIZES = sizeof head_sizes / sizeof head_sizes[0] };
 
 static void build_head_linear(op_case *c, int i)
 {
-    const struct head_size *s = &head_sizes[i / (OP_ROW_COUNTS * CF_FORMAT_PLAIN * 2)];
+    const struct head_size *s = &head_sizes[i / (TURNS * 2)];
     cf_op_head_linear *op = &c->op.head_linear;
-    cf_format t = (cf_format)(i / (OP_ROW_COUNTS * 2) % CF_FORMAT_PLAIN);
-    op->n_rows = op_row_counts[i / 2 % OP_ROW_COUNTS];
+    cf_format t;
+    op->n_rows = turn_of(i / (TURNS * 2), i / 2 % TURNS, &t);
     op->transposed = i % 2;
     op->n_heads = s->n_heads;
     op->head_rows = s->head_rows;
@@ -520,8 +531,8 @@ struct family {
     void (*build)(op_case *c, int i);
 };
 static const struct family families[] = {
-    {OP_linear, LINEAR_SIZES *OP_ROW_COUNTS *CF_FORMAT_PLAIN, NULL, build_linear},
-    {OP_head_linear, HEAD_SIZES *OP_ROW_COUNTS *CF_FORMAT_PLAIN * 2, NULL, build_head_linear},
+    {OP_linear, LINEAR_SIZES * TURNS, NULL, build_linear},
+    {OP_head_linear, HEAD_SIZES * TURNS * 2, NULL, build_head_linear},
     {OP_norm, NORM_SIZES *OP_ROW_COUNTS * 2, NULL, build_norm},
     {OP_rope, ROPE_ROTS *OP_ROW_COUNTS * 2, NULL, build_rope},
     {OP_kv_store, STORE_CASES + STORE_Q8_WIDTHS *OP_ROW_COUNTS, NULL, build_kv_store},
@@ -570,10 +581,11 @@ op_case *op_case_create(int index)
 {
     op_case *c = calloc(1, sizeof *c);
     cf_assert(c != NULL);
-    c->rng.state = (uint64_t)index * 7919u + 17u;
     int f = 0;
     for (; index >= family_count(f); f++)
         index -= family_count(f);
+    /* A family's cases stay what they are when others gain some. */
+    c->rng.state = ((uint64_t)f * 10007u + (uint64_t)index) * 7919u + 17u;
     c->kind = families[f].kind;
     families[f].build(c, index);
     return c;

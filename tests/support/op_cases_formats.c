@@ -317,7 +317,8 @@ static cf_format expert_format(int i, int of)
 static void expert_scales_add(op_case *c, cf_weight *w, int i)
 {
     static const cf_format formats[] = {CF_F32, CF_F8_E8M0, CF_F16, CF_BF16};
-    if (i % 2)
+    /* Not to the large blocks, which have scales of their own. */
+    if (i % 2 && cf_formats[w->dtype].block_values < CF_FORMAT_MAX_BLOCK)
         op_scales_add(c, w, formats[i / 2 % 4], i % 3 ? 1 : 16, i % 5 ? 32 : 128);
 }
 

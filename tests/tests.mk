@@ -41,7 +41,8 @@ TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
 SAN_TESTS  := $(if $(findstring thread,$(SAN)),$(TSAN_TESTS),$(ASAN_TESTS))
 # Tests that run on every device there is, unless told on which.
 BY_DEVICE  := test_activations test_dense test_encoder test_gguf_families test_gguf_models \
-              test_identity test_kv_q8 test_models test_regrouped test_stored test_window
+              test_identity test_kv_q8 test_long test_models test_regrouped test_stored \
+              test_window
 # Of these the sanitizers run less.
 SHORTER    := test_dense test_identity
 # Arguments of run.sh: the tests $2 of the build folder $1.
@@ -111,7 +112,10 @@ bench-fetch: $(BUILD)/bench/bench_fetch
 	$(Q)tests/bench/fetch.sh $(BUILD)
 bench-capped: all $(BUILD)/bench/bench_stream
 	$(Q)tests/bench/capped.sh $(BUILD)
+# 32,768 positions: some minutes.
+bench-long: all
+	$(Q)tests/bench/long.sh $(BUILD)
 # Needs a GPU: its tests, ceilings, a resident and a streamed run, timelines; the report in gpu-report.
 bench-gpu: all $(BENCHES) test-programs
 	$(Q)tests/bench/gpu.sh $(BUILD)
-.PHONY: bench-gpu bench bench-stream bench-fetch bench-capped
+.PHONY: bench-gpu bench-long bench bench-stream bench-fetch bench-capped

@@ -13,6 +13,8 @@ $(BUILD)/example: $(BUILD)/tests/example.o $(BUILD)/libcatflap.a
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 # test_barriers leaves out waits between streams.
 $(BUILD)/tests/test_barriers: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf_gpu_wait
+# test_turns counts them.
+$(BUILD)/tests/test_turns: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf_gpu_wait
 # test_window watches what is recorded, submitted and asked for, and when.
 $(BUILD)/tests/test_window: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf_fetch_submit,--wrap=cf_gpu_attn_latent,--wrap=cf_gpu_glu
 # test_budget keeps books over every allocation.
@@ -33,15 +35,15 @@ ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_machine test_models test_policy test_predict test_prefill test_quants \
               test_regrouped test_replay test_residency test_routers test_rows test_safetensors \
               test_safetensors_write test_sampler test_state test_stored test_timeline \
-              test_tokenizer test_tokenizer_forms test_tokenizer_parts test_utf8 test_variants \
-              test_window)
+              test_tokenizer test_tokenizer_forms test_tokenizer_parts test_turns test_utf8 \
+              test_variants test_window)
 TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_badmodel test_barriers test_cache test_dense test_faults test_fetch \
-              test_identity test_io test_models test_predict test_rows test_timeline test_window)
+              test_identity test_io test_models test_predict test_rows test_timeline test_turns test_window)
 SAN_TESTS  := $(if $(findstring thread,$(SAN)),$(TSAN_TESTS),$(ASAN_TESTS))
 # Tests that run on every device there is, unless told on which.
 BY_DEVICE  := test_activations test_dense test_encoder test_gguf_families test_gguf_models \
-              test_identity test_kv_q8 test_long test_models test_regrouped test_stored \
+              test_identity test_kv_q8 test_long test_models test_regrouped test_stored test_turns \
               test_window
 # Of these the sanitizers run less.
 SHORTER    := test_dense test_identity

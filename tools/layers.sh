@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The direction of includes, and no model's name below models/: prints each breach, fails if any.
+# The direction of includes, no model's name below models/, no wait for idle devices: prints each breach, fails if any.
 cd "$(dirname "$0")/.." || exit 1
 breach=0
 
@@ -33,6 +33,14 @@ names='longcat|deepseek|mixtral|qwen|kimi|olmoe|dbrx|grok|minimax|minicpm|llama|
 found=$(grep -rniEs "$names" runtime gpu storage --include='*.c' --include='*.h' --include='*.comp' --include='*.glsl' --include='*.cl')
 if [ -n "$found" ]; then
     echo "a family, architecture or tensor name below models/:" && echo "$found" | sed 's/^/  /'
+    breach=1
+fi
+# A whole device or queue is waited for where it is built or closed, never while tokens are computed.
+found=$(grep -rnE 'WaitIdle|clFinish\(' runtime gpu storage --include='*.c' |
+    grep -vE '^gpu/(vulkan/vk_(memory|context)|opencl/ocl_(stream|device|program))\.c:')
+found+=$(grep -rn 'QueueWaitIdle' gpu --include='*.c')
+if [ -n "$found" ]; then
+    echo "a wait for a whole device:" && echo "$found" | sed 's/^/  /'
     breach=1
 fi
 exit $breach

@@ -31,6 +31,8 @@ typedef struct cf_gpu_info {
     char name[128];
     int index;              /* of the backend's devices */
     bool cpu;               /* a software device: its memory is the host's */
+    int threads;            /* of an open device: that it computes with, as the options asked; 0:
+                               it takes no number */
     bool unified;           /* the device computes on host memory without a copy */
     bool imports;           /* host pages can be imported (cf_gpu_buf_import) */
     bool head_scales;       /* head_linear takes weights with outer scales */

@@ -49,7 +49,7 @@ typedef struct cf_options {
     bool direct;         /* O_DIRECT */
     const char *kv;      /* "auto", "f32", "f16", "q8" */
     const char *activations; /* "f32", "q8": rounded to 8 bits before weights of 8 bits or less */
-    int threads;         /* of host computation; 0 = all processors */
+    int threads;         /* of host computation; 0 = all processors that the process may use */
     const char *memory;  /* "auto"; "discrete": copy into slots even where memory is unified */
     bool check;          /* hazard tracker and validation layer */
     /* Long work at open; may be NULL. */

@@ -9,6 +9,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/base/machine.h"
 #include "runtime/history.h"
 
 enum { MAX_REGIONS = 1024 };
@@ -32,6 +33,23 @@ static int io_kind(const char *name, cf_io_kind *out, cf_err *err)
 }
 
 /* ---- parts of opening ---- */
+
+/* A number of threads that the device does not take has no effect, which is said. */
+static void threads_note(cf_engine *e, const cf_options *options)
+{
+    const cf_gpu_info *d = cf_gpu_get_info(e->gpu);
+    e->threads = d->threads;
+    if (options->threads <= 0 || d->threads == options->threads)
+        return;
+    if (d->threads)
+        cf_notice("--threads %d: device %s:%d (%s) computes with %d", options->threads, d->backend,
+                  d->index, d->name, d->threads);
+    else
+        cf_notice("--threads %d has no effect on device %s:%d (%s)%s", options->threads, d->backend,
+                  d->index, d->name,
+                  d->cpu ? ", which has its own setting in the environment (LP_NUM_THREADS of llvmpipe)"
+                         : ": nothing is computed on the host");
+}
 
 static int activations_choose(cf_engine *e, const char *name, cf_err *err)
 {
@@ -303,7 +321,7 @@ int cf_engine_create(cf_engine **out, cf_model *model, const cf_options *options
         return CF_FAIL(err, -ENOMEM, "out of memory for an engine");
     e->model = model;
     e->prefetch = options->prefetch;
-    e->threads = options->threads;
+    e->threads = options->threads > 0 ? options->threads : cf_machine_processors("");
     e->on_experts_wait = options->on_experts_wait;
     e->on_experts_wait_user = options->on_experts_wait_user;
     snprintf(e->policy_name, sizeof e->policy_name, "%s",
@@ -313,9 +331,10 @@ int cf_engine_create(cf_engine **out, cf_model *model, const cf_options *options
     CF_TRY(tokenizer_open(e, err));
     eos_collect(e);
     CF_TRY(cf_gpu_open(&e->gpu, options->device,
-                       &(cf_gpu_options){.threads = options->threads, .check = options->check,
+                       &(cf_gpu_options){.threads = e->threads, .check = options->check,
                                          .no_import = options->no_import, .ledger = e->ledger},
                        err));
+    threads_note(e, options);
     CF_TRY(formats_check(e, err));
     CF_TRY(activations_choose(e, options->activations, err));
     CF_TRY(files_open(e, options->direct, err));

@@ -31,7 +31,7 @@ struct cf_engine {
     char *history; /* path, or NULL */
     uint64_t history_identity;
     bool warm; /* the policy began with it */
-    int threads;
+    int threads; /* that the device computes with; 0: it has its own */
     void (*on_experts_wait)(void *user);
     void *on_experts_wait_user;
 

@@ -6,6 +6,7 @@
  * The files of /proc and /sys are written here, below a folder of their own. */
 #include "runtime/base/machine.h"
 
+#include <sched.h>
 #include <sys/stat.h>
 
 #include "tests/check.h"
@@ -201,6 +202,39 @@ static void test_device_default(void)
     sized_model_close(&m);
 }
 
+/* More threads than processors would take turns: containers have quotas, programs have masks. */
+static void processors(void)
+{
+    cpu_set_t all, one;
+    REQUIRE(sched_getaffinity(0, sizeof all, &all) == 0);
+    int most = CPU_COUNT(&all);
+    size_t first = 0;
+    while (!CPU_ISSET(first, &all))
+        first++;
+    machine_new();
+    CHECK_INT(cf_machine_processors(root), most);
+    file_put("/proc/self/cgroup", "0::/a/b\n");
+    file_put("/sys/fs/cgroup/a/b/cpu.max", "max 100000\n");
+    CHECK_INT(cf_machine_processors(root), most);
+    file_put("/sys/fs/cgroup/a/cpu.max", "50000 100000\n"); /* half of one */
+    CHECK_INT(cf_machine_processors(root), 1);
+    file_put("/sys/fs/cgroup/a/cpu.max", "150000 100000\n"); /* one and a half */
+    CHECK_INT(cf_machine_processors(root), most < 2 ? most : 2);
+    machine_new();
+    file_put("/proc/self/cgroup", "3:cpu,cpuacct:/c\n0::/\n");
+    file_put("/sys/fs/cgroup/cpu/c/cpu.cfs_quota_us", "-1\n");
+    file_put("/sys/fs/cgroup/cpu/c/cpu.cfs_period_us", "100000\n");
+    CHECK_INT(cf_machine_processors(root), most);
+    file_put("/sys/fs/cgroup/cpu/c/cpu.cfs_quota_us", "100000\n");
+    CHECK_INT(cf_machine_processors(root), 1);
+    machine_new();
+    CPU_ZERO(&one);
+    CPU_SET(first, &one);
+    REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+    CHECK_INT(cf_machine_processors(root), 1);
+    CHECK_INT(sched_setaffinity(0, sizeof all, &all), 0);
+}
+
 int main(void)
 {
     tmp_dir_init(&tmp);
@@ -210,6 +244,7 @@ int main(void)
     RUN(test_v1);
     RUN(test_damaged);
     RUN(test_device_default);
+    RUN(processors);
     tmp_dir_finish(&tmp);
     return check_done();
 }

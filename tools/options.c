@@ -29,7 +29,7 @@ const char cf_common_help[] =
     "                    takes heads of a multiple of 32\n"
     "  --activations f32|q8  q8: rounded to 8 bits before weights of 8 bits or less (not in\n"
     "                    routers and the head); default f32. eval says what it costs\n"
-    "  --threads N       for computing on the host; default all processors\n"
+    "  --threads N       for computing on the host; default all that the process may use\n"
     "  --memory NAME     auto, or discrete: copy into slots even where memory is unified\n"
     "  --check           watch for hazards, with the device's validation layer\n"
     "  --stats FILE      the statistics as JSON\n"

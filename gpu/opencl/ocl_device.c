@@ -291,6 +291,7 @@ static int ocl_open(cf_gpu **out, int index, const cf_gpu_options *options, cf_e
     g->heap_limit = p->info.heap_bytes;
     g->device = p->device;
     threads_limit(g, p, options->threads);
+    g->base.info.threads = p->info.cpu ? (int)p->compute_units : 0;
     guise_put_on(g);
     g->compute_units = p->compute_units;
     g->tile_rows = tile_rows(p);

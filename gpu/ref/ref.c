@@ -65,6 +65,7 @@ static void info_fill(cf_gpu_info *info, int threads)
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     *info = (cf_gpu_info){.backend = "ref",
                           .cpu = true,
+                          .threads = threads,
                           .unified = true,
                           .head_scales = true,
                           .transposed_steps = true,

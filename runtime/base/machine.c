@@ -1,9 +1,11 @@
 /* What the machine has to offer: see machine.h. */
 #include "runtime/base/machine.h"
 
+#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { PATH_BYTES = 1024 };
 
@@ -148,4 +150,55 @@ void cf_machine_look(cf_machine *out, const char *root)
         groups_look(out, &layouts[i], root);
     if (out->available == UINT64_MAX)
         out->available = 0;
+}
+
+/* ---- processors ---- */
+
+/* Time in a period that one group may use, in processors; 0 without a limit. */
+static uint64_t group_processors(const char *dir, bool v2)
+{
+    char path[PATH_BYTES + 64];
+    unsigned long long quota = 0, period = 0;
+    if (v2) {
+        snprintf(path, sizeof path, "%s/cpu.max", dir);
+        FILE *f = fopen(path, "r");
+        int n = f ? fscanf(f, "%llu %llu", &quota, &period) : 0; /* "max": no number */
+        if (f)
+            fclose(f);
+        if (n != 2)
+            return 0;
+    } else {
+        quota = file_number(dir, "cpu.cfs_quota_us"); /* -1: none */
+        period = file_number(dir, "cpu.cfs_period_us");
+    }
+    if (quota == 0 || quota > INT64_MAX || period == 0 || period > INT64_MAX)
+        return 0;
+    return quota / period + (quota % period != 0);
+}
+
+int cf_machine_processors(const char *root)
+{
+    static const char *const controllers[] = {"cpu", ""}, *const mounts[] = {"/sys/fs/cgroup/cpu",
+                                                                            "/sys/fs/cgroup"};
+    cpu_set_t set;
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    uint64_t least = online > 0 ? (uint64_t)online : 1;
+    /* Fails where there are more processors than the mask has bits. */
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        least = (uint64_t)CPU_COUNT(&set);
+    for (int v = 0; v < 2; v++) {
+        char group[PATH_BYTES / 2], dir[PATH_BYTES], *last;
+        if (!group_path(root, controllers[v], group, sizeof group))
+            continue;
+        do {
+            int n = snprintf(dir, sizeof dir, "%s%s%s", root, mounts[v], group);
+            uint64_t p = n > 0 && (size_t)n < sizeof dir ? group_processors(dir, v == 1) : 0;
+            if (p && p < least)
+                least = p;
+            last = strrchr(group, '/');
+            if (last)
+                *last = 0;
+        } while (last);
+    }
+    return least ? (int)least : 1;
 }

@@ -1,4 +1,4 @@
-/* What the machine has to offer: memory that may still be taken, within cgroup limits.
+/* What the machine has to offer: memory that may still be taken and processors, within cgroup limits.
  *
  * Reads /proc/meminfo, /proc/self/cgroup and the files of the cgroup (v1 or v2) and of all groups
  * above it, whose limits hold as well. What a group uses is counted without the file pages that
@@ -18,5 +18,9 @@ typedef struct cf_machine {
 
 /* root: put before every path; "" but in tests. */
 void cf_machine_look(cf_machine *out, const char *root);
+
+/* Processors that this process may use, at least 1: of its affinity mask, no more than the cgroups'
+ * quotas of time come to (rounded up). More threads than that would take turns on them. */
+int cf_machine_processors(const char *root);
 
 #endif

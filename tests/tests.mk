@@ -114,10 +114,13 @@ bench-fetch: $(BUILD)/bench/bench_fetch
 	$(Q)tests/bench/fetch.sh $(BUILD)
 bench-capped: all $(BUILD)/bench/bench_stream
 	$(Q)tests/bench/capped.sh $(BUILD)
+# PoCL beside lavapipe: needs about 8 GiB in $TMPDIR or /tmp.
+bench-software: all
+	$(Q)tests/bench/software.sh $(BUILD)
 # 32,768 positions: some minutes.
 bench-long: all
 	$(Q)tests/bench/long.sh $(BUILD)
 # Needs a GPU: its tests, ceilings, a resident and a streamed run, timelines; the report in gpu-report.
 bench-gpu: all $(BENCHES) test-programs
 	$(Q)tests/bench/gpu.sh $(BUILD)
-.PHONY: bench-gpu bench-long bench bench-stream bench-fetch bench-capped
+.PHONY: bench-gpu bench-long bench-software bench bench-stream bench-fetch bench-capped

@@ -11,7 +11,7 @@ shift
 devices=${*:-ref opencl}
 dir=$(mktemp -d "${TMPDIR:-/tmp}/catflap-long-XXXXXX")
 trap 'rm -rf "$dir"' EXIT
-"$build/catflap" mkmodel "$dir/model" --shape longcat-flash-tiny --layers 2 --heads 2 --max-ctx 65536
+"$build/catflap" mkmodel "$dir/model" --shape longcat-flash-tiny --layers 1 --heads 2 --max-ctx 65536
 for device in $devices; do
     for ctx in 2080 8224 32800; do
         echo "== $device, context $ctx"

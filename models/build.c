@@ -48,6 +48,13 @@ static int expected_add(cf_build *b, const char *name, int flags, const uint64_t
     return 0;
 }
 
+/* Formats that a weight may have without outer scales: F8_E4M3 and the pairs of 4 bits are nothing
+ * alone. */
+bool cf_build_can_bind(cf_format f)
+{
+    return cf_format_computable(f) && f != CF_F8_E4M3 && f != CF_F4_E2M1 && f != CF_I4;
+}
+
 /* A family's name for a tensor as the checkpoint has it. */
 static void name_place(const cf_build *b, const char *text, char name[MAX_NAME])
 {
@@ -213,6 +220,8 @@ int cf_bind_piece(cf_build *b, uint32_t moe, uint32_t expert, uint32_t piece, ui
     uint64_t shape[2] = {rows, cols};
     if (!b->model->cat)
         return expected_add(b, name, 0, shape, 2, err);
+    if (b->model->pack)
+        return 0; /* cf_pack_bind */
     cf_stored s;
     cf_piece_def *p = &d->pieces[piece];
     int rc = cf_stored_bind(b, name, shape, 2, false, &s, err);
@@ -244,6 +253,8 @@ int cf_bind_fused(cf_build *b, uint32_t moe, const cf_fused *part, cf_piece_def 
     *out = (cf_piece_def){.dtype = CF_BF16, .rows = part->n, .cols = part->cols};
     if (!b->model->cat)
         return expected_add(b, name, 0, shape, n_dims, err);
+    if (b->model->pack)
+        return 0; /* cf_pack_bind */
     cf_stored s;
     int rc = cf_stored_bind(b, name, shape, n_dims, part->n != part->rows, &s, err);
     if (rc < 0)

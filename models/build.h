@@ -101,6 +101,8 @@ int cf_bind_fused(cf_build *b, uint32_t moe, const cf_fused *part, cf_piece_def 
                   const char *name_format, ...) __attribute__((format(printf, 6, 7)));
 /* The tensor is there as name_blocks: rows of outputs, whatever its plain form has. */
 bool cf_bind_in_blocks(const cf_build *b, const char *name);
+/* Formats that a weight may have without outer scales. */
+bool cf_build_can_bind(cf_format f);
 /* Marks every unbound tensor for which `match` returns true as left out; it gets the name without
  * b->prefix. */
 void cf_skip_tensors(cf_build *b, bool (*match)(const cf_build *b, const char *name),

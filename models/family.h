@@ -34,6 +34,8 @@ int cf_model_open(cf_model **out, const char *path, cf_err *err);
 /* What remains of opening once the files are known: `m` has dir and cat; its tensors get their
  * roles and the plan is made. path: of the config, for messages. */
 int cf_model_bind(cf_model *m, const json_t *config, const char *path, cf_err *err);
+/* The spec's name, from the last part of a path, and its architecture, as the config has it. */
+void cf_spec_names(cf_spec *spec, const char *path, const json_t *config);
 
 /* A tensor that a family expects, for writing a checkpoint. */
 typedef struct cf_expected {

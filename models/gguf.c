@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "models/open_pack.h"
 #include "models/stored.h"
 
 enum { MAX_WORD = 256 };
@@ -162,8 +163,7 @@ static int model_names(cf_model *m, const char *path, const cf_gguf_source *s, c
     return m->dir && m->file ? 0 : CF_FAIL(err, -ENOMEM, "out of memory for a model");
 }
 
-/* Where the file lies: a tokenizer.json beside it counts. */
-static int folder_set(cf_model *m, cf_err *err)
+int cf_gguf_folder_set(cf_model *m, cf_err *err)
 {
     const char *slash = strrchr(m->file, '/');
     size_t n = !slash ? 0 : slash == m->file ? 1 : (size_t)(slash - m->file);
@@ -189,7 +189,7 @@ int cf_gguf_model_make(cf_model *m, const cf_catalogue *cat, const char *path, c
     CF_TRY(cf_gguf_view(&s, &m->cat, err));
     CF_TRY(cf_model_bind(m, s.config, path, err));
     CF_TRY(differences_apply(&s, m, err));
-    CF_TRY(folder_set(m, err));
+    CF_TRY(cf_gguf_folder_set(m, err));
     json_decref(s.config);
     return 0;
 fail:
@@ -206,7 +206,8 @@ int cf_gguf_model_open(cf_model **out, const char *path, cf_err *err)
         return CF_FAIL(err, -ENOMEM, "out of memory for a model");
     int rc = cf_gguf_open(path, &cat, &m->gguf, err);
     if (rc == 0)
-        rc = cf_gguf_model_make(m, cat, path, err);
+        rc = cf_pack_is(m->gguf) ? cf_pack_model_make(m, &cat, path, err)
+                                 : cf_gguf_model_make(m, cat, path, err);
     cf_catalogue_close(&cat);
     if (rc < 0)
         cf_model_free(&m);

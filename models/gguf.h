@@ -121,9 +121,11 @@ int cf_gguf_view(cf_gguf_source *s, cf_catalogue **out, cf_err *err);
 /* Puts the file's own words into a sentence that names a key or a tensor by its published one. */
 void cf_gguf_err_translate(const cf_gguf_source *s, cf_err *err);
 
-/* Opens a file, or part 1 of a split one. */
+/* Opens a file, or part 1 of a split one; a pack too (open_pack.h). */
 int cf_gguf_model_open(cf_model **out, const char *path, cf_err *err);
 /* The same from what has been parsed: m has gguf, cat holds the file's tensors. */
 int cf_gguf_model_make(cf_model *m, const cf_catalogue *cat, const char *path, cf_err *err);
+/* m->dir is where m->file lies: a tokenizer.json beside it counts. */
+int cf_gguf_folder_set(cf_model *m, cf_err *err);
 
 #endif

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "models/gguf.h"
+#include "models/open_pack.h"
 #include "models/stored.h"
 #include "models/tokenizer_rules.h"
 #include "runtime/engine.h"
@@ -52,7 +53,7 @@ static int tensors_all_bound(const cf_build *b, cf_err *err)
     return 0;
 }
 
-static void spec_name(cf_spec *spec, const char *dir, const json_t *config)
+void cf_spec_names(cf_spec *spec, const char *dir, const json_t *config)
 {
     const char *end = dir + strlen(dir);
     while (end > dir && end[-1] == '/')
@@ -105,6 +106,8 @@ static int family_run(cf_build *b, cf_err *err)
     int rc = cf_quant_read(b, err);
     if (rc == 0)
         rc = f->build(b, err);
+    if (rc == 0 && b->model->pack)
+        rc = cf_pack_bind(b, err);
     return rc == 0 && b->model->cat ? formats_check(b->model, err) : rc;
 }
 
@@ -113,8 +116,12 @@ int cf_model_bind(cf_model *m, const json_t *config, const char *path, cf_err *e
     cf_build b = {.config = config, .path = path, .model = m};
     m->tokenizer_rules = &cf_tokenizer_rules_known;
     b.bound = calloc(cf_catalogue_count(m->cat) + 1, 1);
-    if (!b.bound)
+    free(m->config);
+    m->config = json_dumps(config, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    if (!b.bound || !m->config) {
+        free(b.bound);
         return CF_FAIL(err, -ENOMEM, "out of memory for the model's tensors");
+    }
     int rc = family_run(&b, err);
     if (rc == 0)
         rc = tensors_all_bound(&b, err);
@@ -221,7 +228,7 @@ static int directory_open(cf_model **out, const char *dir, cf_err *err)
         rc = slices_explain(dir, rc, err);
         goto fail;
     }
-    spec_name(&m->spec, dir, config);
+    cf_spec_names(&m->spec, dir, config);
     CF_TRY(cf_model_bind(m, config, path, err));
     *out = m;
     json_decref(config);

@@ -238,8 +238,7 @@ static void shape_sizes(cf_memory_plan *p, const cf_model *model)
         for (uint32_t e = 0; e < d->experts; e++) {
             cf_layout layout;
             uint64_t place[CF_MAX_PIECES];
-            cf_layout_plan(&layout, &d->extents[(size_t)e * d->n_extents], d->n_extents,
-                           p->align);
+            cf_moe_layout(d, e, p->align, &layout);
             slab = cf_max_u64(slab, layout.bytes);
             slot = cf_max_u64(slot, cf_copy_place(&layout, place));
         }
@@ -300,7 +299,10 @@ static void ram_items(cf_memory_plan *p, const cf_model *model, uint64_t tokeniz
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "tokenizer", tokenizer_bytes);
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "catalogue and plan",
              cf_catalogue_memory(model->cat) + defs +
-                 (model->gguf ? cf_gguf_memory(model->gguf) : 0));
+                 (model->pack   ? cf_pack_memory(model->pack)
+                  : model->gguf ? cf_gguf_memory(model->gguf)
+                                : 0) +
+                 (model->config ? strlen(model->config) + 1 : 0));
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "policy and batch tables", tables);
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "rings, reads and commands", engine);
     item_add(p->ram, &p->n_ram, &p->ram_fixed, "schedule of streamed weights",

@@ -1,15 +1,10 @@
 /* Chat: see chat.h. Files beside the model are untrusted: bounded, and a fault is a sentence. */
 #include "runtime/chat.h"
 
-#include <fcntl.h>
-#include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "storage/gguf.h"
+#include "runtime/model_file.h"
 
 enum { CONFIG_BYTES_MAX = 16 << 20 };
 
@@ -20,55 +15,14 @@ struct cf_chat {
 
 /* ---- files ---- */
 
-/* dir/name whole; 1 when there is none. */
-static int file_read(const char *dir, const char *name, char **text, size_t *bytes, cf_err *err)
-{
-    char path[PATH_MAX];
-    struct stat st;
-    int rc = 0;
-    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
-        return CF_FAIL(err, -ENAMETOOLONG, "%s: the path is too long", dir);
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return errno == ENOENT || errno == ENOTDIR
-                   ? 1
-                   : CF_FAIL(err, -errno, "%s: %s", path, strerror(errno));
-    if (fstat(fd, &st) != 0)
-        CF_TRY(CF_FAIL(err, -errno, "%s: %s", path, strerror(errno)));
-    if (!S_ISREG(st.st_mode) || st.st_size > CONFIG_BYTES_MAX)
-        CF_TRY(CF_FAIL(err, CF_ELIMIT, "%s is not a file of at most %d bytes", path,
-                       CONFIG_BYTES_MAX));
-    *text = malloc((size_t)st.st_size + 1);
-    if (!*text)
-        CF_TRY(CF_FAIL(err, -ENOMEM, "%s: out of memory", path));
-    *bytes = 0;
-    while (*bytes < (size_t)st.st_size) {
-        ssize_t n = read(fd, *text + *bytes, (size_t)st.st_size - *bytes);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            CF_TRY(CF_FAIL(err, -errno, "%s: %s", path, strerror(errno)));
-        if (n == 0)
-            break;
-        *bytes += (size_t)n;
-    }
-fail:
-    close(fd);
-    if (rc < 0) {
-        free(*text);
-        *text = NULL;
-    }
-    return rc;
-}
-
 /* tokenizer_config.json; *config stays NULL where there is none. */
-static int config_read(const char *dir, json_t **config, cf_err *err)
+static int config_read(const char *dir, const cf_gguf *meta, json_t **config, cf_err *err)
 {
     static const char name[] = "tokenizer_config.json";
     char *text = NULL;
     size_t bytes;
     json_error_t e;
-    int rc = file_read(dir, name, &text, &bytes, err);
+    int rc = cf_model_file_read(dir, meta, name, CONFIG_BYTES_MAX, &text, &bytes, err);
     if (rc != 0)
         return rc < 0 ? rc : 0;
     *config = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &e);
@@ -140,7 +94,8 @@ static int template_load(cf_chat *chat, const char *dir, const json_t *config, c
     cf_text written;
     char *text = NULL;
     size_t bytes;
-    int rc = file_read(dir, "chat_template.jinja", &text, &bytes, err);
+    int rc = cf_model_file_read(dir, meta, "chat_template.jinja", CONFIG_BYTES_MAX, &text, &bytes,
+                                err);
     if (rc < 0)
         return rc;
     if (rc == 0) {
@@ -172,7 +127,7 @@ static int chat_open(const char *dir, const cf_gguf *meta, const char *name, con
     *out = NULL;
     if (!chat)
         return CF_FAIL(err, -ENOMEM, "out of memory for a chat template");
-    CF_TRY(config_read(dir, &config, err));
+    CF_TRY(config_read(dir, meta, &config, err));
     CF_TRY(tokens_read(chat, config, err));
     if (meta)
         CF_TRY(metadata_tokens_read(chat, meta, err));

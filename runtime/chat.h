@@ -18,8 +18,8 @@ typedef struct cf_chat cf_chat;
 /* dir: a model's folder. text: a template instead of the model's own, or NULL. -ENOENT with a
  * sentence when the model has none. */
 int cf_chat_open(const char *dir, const char *text, size_t bytes, cf_chat **out, cf_err *err);
-/* The same for a model that is open: what its folder lacks may be in the metadata of a GGUF file
- * (tokenizer.chat_template, and the tokens that templates name). */
+/* The same for a model that is open: files may be in its pack; what they and its folder lack may be
+ * in the metadata of a GGUF file (tokenizer.chat_template, and the tokens that templates name). */
 int cf_chat_open_model(const cf_model *model, const char *text, size_t bytes, cf_chat **out,
                        cf_err *err);
 void cf_chat_close(cf_chat **chat); /* accepts NULL; leaves NULL */

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
@@ -182,7 +181,8 @@ static int host_charge(cf_engine *e, cf_err *err)
 static int fetch_open(cf_engine *e, const cf_options *o, cf_err *err)
 {
     cf_io_region regions[MAX_REGIONS];
-    cf_fetch_options f = {.io = {.no_register = o->no_register, .fault = o->fault}};
+    cf_fetch_options f = {.io = {.no_register = o->no_register, .fault = o->fault},
+                          .sums = e->model->pack ? &e->model->pack->sums : NULL};
     int rc = io_kind(o->io, &f.io.kind, err);
     if (rc < 0)
         return rc;

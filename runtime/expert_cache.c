@@ -84,10 +84,9 @@ void cache_read_submit(cf_cache *c, struct slot *s, uint32_t landing, cf_fetch_c
 static void slot_lay_out(const cf_cache *c, struct slot *s)
 {
     const cf_moe_def *def = &c->o.model->moe[s->moe];
-    cf_layout_plan(&s->layout, &def->extents[(size_t)s->expert * def->n_extents], def->n_extents,
-                   c->o.files->align);
+    cf_moe_layout(def, s->expert, c->o.files->align, &s->layout);
     if (c->o.slots->shape.in_place)
-        for (uint32_t i = 0; i < def->n_extents; i++)
+        for (uint32_t i = 0; i < s->layout.n_pieces; i++)
             s->piece_off[i] = s->layout.pieces[i].off;
     else
         cf_copy_place(&s->layout, s->piece_off);
@@ -137,8 +136,8 @@ void cache_landing_free(cf_cache *c, struct slot *s)
     guesses_start(c);
 }
 
-/* READING -> EMPTY, reported through the request's status. The lock is held; the directory learns
- * of it on the engine thread. */
+/* READING (or COPYING, unpacked) -> EMPTY, reported through the request's status. The lock is held; the
+ * directory learns of it on the engine thread. */
 static void slot_read_failed(cf_cache *c, struct slot *s)
 {
     s->state = EMPTY;
@@ -160,18 +159,11 @@ static void slot_show_read(cf_cache *c, const struct slot *s)
     cf_timeline_add(c->o.timeline, &e);
 }
 
-/* READING -> COPYING, or READY in place. On the I/O thread. */
-static void slot_on_read(cf_fetch_req *req, void *user)
+/* The landing place holds the record's pieces: COPYING, or READY in place. The lock is held. */
+static void slot_landed(cf_cache *c, struct slot *s)
 {
-    struct slot *s = user;
-    cf_cache *c = s->cache;
     bool in_place = c->o.slots->shape.in_place;
-    pthread_mutex_lock(&c->lock);
-    c->in_flight--;
-    slot_show_read(c, s);
-    if (req->status < 0) {
-        slot_read_failed(c, s);
-    } else if (in_place && !cf_layout_unsettled(&s->layout)) {
+    if (in_place && !cf_layout_unsettled(&s->layout)) {
         s->state = READY;
         s->usable = true;
         s->ready = (cf_gpu_point){CF_STREAM_TRANSFER, 0};
@@ -180,6 +172,47 @@ static void slot_on_read(cf_fetch_req *req, void *user)
     } else {
         s->state = COPYING;
         copy_push(c, &s->fill, in_place ? CF_COPY_SETTLE : CF_COPY_FILL, s, s->landing);
+    }
+}
+
+/* A compressed record is unpacked in its landing place. On a worker. */
+static void slot_on_unpacked(cf_unpack_job *job, void *user)
+{
+    struct slot *s = user;
+    cf_cache *c = s->cache;
+    pthread_mutex_lock(&c->lock);
+    c->in_flight--;
+    s->copies--;
+    if (job->status < 0) {
+        s->req.status = CF_FAIL(&s->req.err, job->status, "layer %u, expert %u: %s",
+                                c->o.model->moe[s->moe].layer, s->expert, job->err.msg);
+        slot_read_failed(c, s);
+    } else {
+        slot_landed(c, s);
+    }
+    pthread_cond_signal(&c->arrival);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* READING -> COPYING, or READY in place. On the I/O thread. */
+static void slot_on_read(cf_fetch_req *req, void *user)
+{
+    struct slot *s = user;
+    cf_cache *c = s->cache;
+    pthread_mutex_lock(&c->lock);
+    c->in_flight--;
+    slot_show_read(c, s);
+    if (req->status < 0) {
+        slot_read_failed(c, s);
+    } else if (s->layout.packed_bytes) {
+        s->state = COPYING;
+        s->copies++;
+        c->in_flight++;
+        s->unpack = (cf_unpack_job){.layout = &s->layout, .slab = req->slab,
+                                    .done = slot_on_unpacked, .user = s};
+        cf_unpack_push(c->unpack, &s->unpack);
+    } else {
+        slot_landed(c, s);
     }
     pthread_mutex_unlock(&c->lock);
 }
@@ -516,10 +549,19 @@ static uint32_t experts_most(const cf_model *model)
     return experts;
 }
 
+static bool any_packed(const cf_model *model)
+{
+    bool packed = false;
+    for (uint32_t i = 0; i < model->n_moe; i++)
+        packed |= model->moe[i].unpacked_bytes > 0;
+    return packed;
+}
+
 uint64_t cf_cache_memory(const cf_model *model, uint32_t n_slots, uint32_t n_tier)
 {
     uint32_t experts = experts_most(model);
-    return n_slots * (uint64_t)(sizeof(struct slot) + 2 * sizeof(struct slot *)) +
+    return (any_packed(model) ? cf_unpack_memory(0) : 0) +
+           n_slots * (uint64_t)(sizeof(struct slot) + 2 * sizeof(struct slot *)) +
            model->n_moe * (uint64_t)sizeof(struct guess_share) +
            2 * CF_ROUTE_MAX_K * sizeof(struct guess) +
            experts * (uint64_t)(sizeof(struct entry) + sizeof(cf_placing) + sizeof(uint32_t)) +
@@ -566,6 +608,8 @@ int cf_cache_create(cf_cache **out, const cf_cache_options *options, cf_err *err
     }
     for (uint32_t i = landings; i-- > 0 && !options->slots->shape.in_place;)
         c->free_landings[c->n_free_landings++] = i;
+    if (any_packed(options->model))
+        CF_TRY(cf_unpack_create(&c->unpack, 0, err));
     cf_copier_fns fns = {slot_on_copy_submitted, slot_on_copy_finished, c};
     CF_TRY(cf_copier_create(&c->copier, options->gpu, options->slots, &fns,
                             options->timeline, err));
@@ -582,6 +626,7 @@ void cf_cache_destroy(cf_cache **cache)
     if (!c)
         return;
     cf_cache_abort(c);
+    cf_unpack_destroy(&c->unpack);
     cf_copier_destroy(&c->copier);
     pthread_cond_destroy(&c->arrival);
     pthread_mutex_destroy(&c->lock);

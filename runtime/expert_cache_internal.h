@@ -7,6 +7,7 @@
 
 #include "runtime/copier.h"
 #include "runtime/expert_cache.h"
+#include "runtime/unpack.h"
 
 enum { NONE = CF_NO_PLACE };
 
@@ -24,6 +25,7 @@ struct slot {
     cf_layout layout;
     cf_fetch_req req;
     cf_copy_job fill, save;
+    cf_unpack_job unpack;
     bool usable;        /* by work that waits for `ready` */
     bool guessed;       /* its read was asked for as a guess */
     bool guess_landing; /* ... and counts among guesses' landing places */
@@ -71,6 +73,7 @@ struct cf_cache {
     struct slot **at;   /* [n_slots] of the directory's slots */
     cf_residency *residency;
     cf_copier *copier;
+    cf_unpack *unpack; /* NULL: no record is compressed */
 
     /* The group, of the engine thread. */
     uint32_t moe, n_entries, n_hits, n_taken, n_started;

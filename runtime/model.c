@@ -14,7 +14,11 @@ void cf_model_free(cf_model **model)
     for (uint32_t i = 0; i < m->n_moe; i++)
         free(m->moe[i].extents);
     cf_catalogue_close(&m->cat);
+    if (m->pack)
+        m->gguf = NULL; /* the pack's */
+    cf_pack_close(&m->pack);
     cf_gguf_close(&m->gguf);
+    free(m->config);
     free(m->moe);
     free(m->weights);
     free(m->tables);
@@ -104,9 +108,31 @@ uint64_t cf_state_bytes(const cf_state_def *state)
 uint64_t cf_moe_record_bytes(const cf_moe_def *moe)
 {
     uint64_t sum = 0;
-    for (uint32_t i = 0; i < moe->n_extents; i++)
+    if (moe->unpacked_bytes)
+        for (uint32_t i = 0; i < moe->n_unpacked; i++)
+            sum += moe->unpacked[i].bytes;
+    else
+        for (uint32_t i = 0; i < moe->n_extents; i++)
+            sum += moe->extents[i].bytes;
+    return sum;
+}
+
+uint64_t cf_moe_stored_bytes(const cf_moe_def *moe)
+{
+    uint64_t sum = 0;
+    for (uint64_t i = 0; i < (uint64_t)moe->experts * moe->n_extents; i++)
         sum += moe->extents[i].bytes;
     return sum;
+}
+
+void cf_moe_layout(const cf_moe_def *moe, uint32_t expert, uint32_t align, cf_layout *out)
+{
+    const cf_extent *extents = &moe->extents[(size_t)expert * moe->n_extents];
+    if (moe->unpacked_bytes)
+        cf_layout_plan_packed(out, extents, moe->unpacked_bytes, moe->unpacked, moe->n_unpacked,
+                              align);
+    else
+        cf_layout_plan(out, extents, moe->n_extents, align);
 }
 
 uint32_t cf_step_weights(const cf_step *s, cf_wid out[CF_STEP_WEIGHTS])

@@ -9,6 +9,8 @@
 #include "gpu/ops.h"
 #include "runtime/tokenizer.h"
 #include "storage/catalogue.h"
+#include "storage/layout.h"
+#include "storage/pack.h"
 
 /* ---- hyperparameters that every family has ---- */
 
@@ -74,7 +76,15 @@ typedef struct cf_moe_def {
     cf_piece_def pieces[CF_EXPERT_PIECES], biases[CF_EXPERT_PIECES];
     uint32_t n_extents; /* of a record; at most CF_RECORD_EXTENTS */
     cf_extent *extents; /* [experts][n_extents] */
+    /* > 0: a record is stored compressed, as one extent (n_extents 1); unpacked it has so many
+     * bytes, and its extents, which the pieces name, lie there. */
+    uint64_t unpacked_bytes;
+    uint32_t n_unpacked;
+    cf_piece unpacked[CF_RECORD_EXTENTS];
 } cf_moe_def;
+
+/* How a record is read. */
+void cf_moe_layout(const cf_moe_def *moe, uint32_t expert, uint32_t align, cf_layout *out);
 
 /* A table of which a few rows are read per token. */
 typedef enum {
@@ -314,10 +324,12 @@ typedef struct cf_state_def {
 
 typedef struct cf_model {
     cf_spec spec;
-    char *dir;  /* of its files */
-    char *file; /* the one that was opened, where a file is the model; NULL: dir is */
+    char *dir;    /* of its files */
+    char *file;   /* the one that was opened, where a file is the model; NULL: dir is */
+    char *config; /* as JSON */
     cf_catalogue *cat;
     struct cf_gguf *gguf; /* metadata (storage/gguf.h), where that is what the files are */
+    cf_pack *pack;        /* the file is a pack, which owns gguf; NULL: it is none */
     const cf_tokenizer_rules *tokenizer_rules;
     cf_weight_def *weights;
     uint32_t n_weights;
@@ -370,6 +382,7 @@ static inline bool cf_matrix_takes_q8(cf_format format, uint32_t rows)
 uint32_t cf_model_q8_steps(const cf_model *model);
 uint64_t cf_model_resident_bytes(const cf_model *model); /* stored bytes, unaligned */
 uint64_t cf_state_bytes(const cf_state_def *state); /* of one session, once */
-uint64_t cf_moe_record_bytes(const cf_moe_def *moe); /* all of it */
+uint64_t cf_moe_record_bytes(const cf_moe_def *moe); /* all of it, unpacked */
+uint64_t cf_moe_stored_bytes(const cf_moe_def *moe); /* of all records, in the files */
 
 #endif

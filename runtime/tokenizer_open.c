@@ -6,8 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "runtime/model_file.h"
 #include "runtime/tokenizer_parts.h"
-#include "storage/gguf.h"
 
 /* --- files ----------------------------------------------------------------------------------- */
 
@@ -85,6 +85,19 @@ static int config_read(const char *dir, json_t **root, char path[PATH_MAX], cf_e
     }
     tok_buf_finish(&text);
     return rc < 0 ? rc : 0;
+}
+
+/* The same out of a pack. */
+static int packed_config_read(const cf_tokenizer_place *place, json_t **root, char path[PATH_MAX],
+                              cf_err *err)
+{
+    cf_text text;
+    *root = NULL;
+    snprintf(path, PATH_MAX, "tokenizer_config.json of %.*s", PATH_MAX - 64, place->gguf_path);
+    if (!cf_model_file_packed(place->gguf, "tokenizer_config.json", &text))
+        return 0;
+    *root = json_parse(text.at, text.bytes, path, err);
+    return *root ? 0 : CF_EFORMAT;
 }
 
 /* --- from memory ----------------------------------------------------------------------------- */
@@ -184,17 +197,57 @@ static int ranks_find(const char *dir, char name[256], cf_err *err)
     return rc;
 }
 
-static int form_find(const cf_tokenizer_place *place, form *f, char path[PATH_MAX], char rule[256],
-                     cf_err *err)
+/* The same in a pack. */
+static bool packed_ranks_find(const cf_gguf *meta, char name[256], cf_text *text)
 {
-    static const struct {
-        form f;
-        const char *name;
-    } files[] = {{FORM_JSON, "tokenizer.json"},
-                 {FORM_SPM, "tokenizer.model"},
-                 {FORM_RANKS, "tiktoken.model"}};
+    static const char prefix[] = CF_PACK_FILE_KEY, end[] = ".tiktoken";
+    const size_t n = sizeof prefix - 1, k = sizeof end - 1;
+    for (uint32_t i = 0; meta && i < cf_gguf_count(meta); i++) {
+        cf_text key = cf_gguf_at(meta, i).key;
+        if (key.bytes <= n + k || key.bytes - n > 255 || memcmp(key.at, prefix, n) != 0 ||
+            memcmp(key.at + key.bytes - k, end, k) != 0)
+            continue;
+        snprintf(name, 256, "%.*s", (int)(key.bytes - n), key.at + n);
+        return cf_model_file_packed(meta, name, text);
+    }
+    return false;
+}
+
+static const struct {
+    form f;
+    const char *name;
+} files[] = {
+    {FORM_JSON, "tokenizer.json"}, {FORM_SPM, "tokenizer.model"}, {FORM_RANKS, "tiktoken.model"}};
+
+/* The first that a pack carries. */
+static bool packed_form_find(const cf_tokenizer_place *place, form *f, char path[PATH_MAX],
+                             char rule[256], cf_text *packed)
+{
+    const char *name = rule;
     *f = FORM_NONE;
+    for (size_t i = 0; i < sizeof files / sizeof *files && *f == FORM_NONE; i++)
+        if (cf_model_file_packed(place->gguf, files[i].name, packed)) {
+            *f = files[i].f;
+            name = files[i].name;
+        }
+    if (*f == FORM_NONE && packed_ranks_find(place->gguf, rule, packed))
+        *f = FORM_RANKS;
+    if (*f == FORM_NONE)
+        return false;
+    snprintf(path, PATH_MAX, "%.255s of %.*s", name, PATH_MAX - 300, place->gguf_path);
+    if (name == rule)
+        *strrchr(rule, '.') = 0;
+    return true;
+}
+
+/* packed: its bytes, where a pack carries it; else at is NULL. */
+static int form_find(const cf_tokenizer_place *place, form *f, char path[PATH_MAX], char rule[256],
+                     cf_text *packed, cf_err *err)
+{
     rule[0] = 0;
+    if (packed_form_find(place, f, path, rule, packed))
+        return 0;
+    *packed = (cf_text){0};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         if (!path_join(place->dir, files[i].name, path, err))
             return -ENAMETOOLONG;
@@ -223,17 +276,34 @@ static int form_find(const cf_tokenizer_place *place, form *f, char path[PATH_MA
     return 0;
 }
 
-/* A file that is no tokenizer.json, with what tokenizer_config.json adds to it. */
+static int packed_copy(const cf_text *packed, const char *path, tok_buf *out, cf_err *err)
+{
+    int rc = packed->bytes > TOK_FILE_BYTES_MAX
+                 ? CF_FAIL(err, CF_ELIMIT, "%s: %llu bytes, the limit for a tokenizer is %d", path,
+                           (unsigned long long)packed->bytes, TOK_FILE_BYTES_MAX)
+                 : tok_buf_reserve(out, packed->bytes + 1, err);
+    if (rc < 0)
+        return rc;
+    memcpy(out->data, packed->at, packed->bytes);
+    out->n = packed->bytes;
+    return 0;
+}
+
+/* A file with what tokenizer_config.json adds to it. */
 static int file_open(const cf_tokenizer_place *place, form f, const char *path, const char *rule,
-                     cf_tokenizer **out, cf_err *err)
+                     const cf_text *packed, cf_tokenizer **out, cf_err *err)
 {
     char config_path[PATH_MAX];
     json_t *config = NULL;
     tok_buf text = {0};
     int rc = 0;
-    CF_TRY(config_read(place->dir, &config, config_path, err));
-    CF_TRY(file_read(path, false, &text, err));
-    if (f == FORM_SPM) {
+    CF_TRY(packed->at ? packed_config_read(place, &config, config_path, err)
+                      : config_read(place->dir, &config, config_path, err));
+    CF_TRY(packed->at ? packed_copy(packed, path, &text, err)
+                      : file_read(path, false, &text, err));
+    if (f == FORM_JSON) {
+        CF_TRY(cf_tokenizer_parse(text.data, text.n, path, out, err));
+    } else if (f == FORM_SPM) {
         CF_TRY(cf_tokenizer_parse_spm((const uint8_t *)text.data, text.n, path, out, err));
     } else {
         const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
@@ -242,7 +312,7 @@ static int file_open(const cf_tokenizer_place *place, form f, const char *path, 
         CF_TRY(cf_tokenizer_parse_ranks(text.data, text.n, rule, place->rules, path, out, err));
     }
     if (config)
-        CF_TRY(tok_json_read_config(*out, config, true, config_path, err));
+        CF_TRY(tok_json_read_config(*out, config, f != FORM_JSON, config_path, err));
 fail:
     if (rc < 0)
         cf_tokenizer_close(out);
@@ -280,8 +350,9 @@ int cf_tokenizer_open(const cf_tokenizer_place *place, cf_tokenizer **out,
 {
     char path[PATH_MAX], rule[256];
     form f;
+    cf_text packed;
     *out = NULL;
-    int rc = form_find(place, &f, path, rule, err);
+    int rc = form_find(place, &f, path, rule, &packed, err);
     if (rc < 0)
         return rc;
     if (name)
@@ -291,10 +362,9 @@ int cf_tokenizer_open(const cf_tokenizer_place *place, cf_tokenizer **out,
     case FORM_NONE:
         return 0;
     case FORM_JSON:
-        return cf_tokenizer_load(path, out, err);
     case FORM_SPM:
     case FORM_RANKS:
-        return file_open(place, f, path, rule, out, err);
+        return file_open(place, f, path, rule, &packed, out, err);
     case FORM_GGUF:
         return cf_tokenizer_parse_gguf(place->gguf, place->rules, path, out, err);
     }
@@ -305,6 +375,7 @@ bool cf_tokenizer_exists(const cf_tokenizer_place *place)
 {
     char path[PATH_MAX], rule[256];
     form f;
+    cf_text packed;
     cf_err ignored = {0};
-    return form_find(place, &f, path, rule, &ignored) < 0 || f != FORM_NONE;
+    return form_find(place, &f, path, rule, &packed, &ignored) < 0 || f != FORM_NONE;
 }

@@ -156,10 +156,23 @@ static int request_check_files(const cf_fetch *f, const cf_fetch_req *req, cf_er
     return rc;
 }
 
+static int request_check_sums(const cf_fetch *f, const cf_fetch_req *req, cf_err *err)
+{
+    int rc = 0;
+    for (uint32_t i = 0; f->options.sums && i < req->n_runs && rc == 0; i++) {
+        const cf_run *r = &req->runs[i];
+        rc = cf_sums_check(f->options.sums, r->file, f->files->list[r->file].path, r->file_off,
+                           req->slab + r->slab_off, r->bytes, err);
+    }
+    return rc;
+}
+
+/* A file that was changed is a better answer than a sum that does not hold. */
 static void request_finish(cf_fetch *f, cf_fetch_req *req)
 {
     cf_err err = {0};
-    if (req->status == 0 && request_check_files(f, req, &err) < 0)
+    if (req->status == 0 && (request_check_files(f, req, &err) < 0 ||
+                             request_check_sums(f, req, &err) < 0))
         request_fail(f, req, &err);
     req->end_ns = cf_clock_ns();
     pthread_mutex_lock(&f->lock);

@@ -11,8 +11,8 @@
  *                              +--------> IDLE (done not called)
  * A short read before the end of the file is continued; a failed read is tried once more; then the
  * request fails with a sentence that names the file, the offset and the error. On every completed
- * request the identity of its files is checked (cf_files_check). After a failure the fetcher is as
- * usable as before.
+ * request the identity of its files is checked (cf_files_check), and its bytes against the checksums
+ * of the file, where it has some. After a failure the fetcher is as usable as before.
  *
  * Threads: submit, raise and cancel from any thread; done is called on the I/O thread, without
  * locks held, and may submit. The request and the slab belong to the fetcher from submit until
@@ -22,6 +22,7 @@
 
 #include "storage/io.h"
 #include "storage/layout.h"
+#include "storage/sums.h"
 
 typedef struct cf_fetch cf_fetch;
 typedef struct cf_fetch_req cf_fetch_req;
@@ -60,6 +61,7 @@ typedef struct cf_fetch_stats {
 typedef struct cf_fetch_options {
     cf_io_options io;
     uint32_t split_bytes; /* 0 = 512 KiB; a multiple of the alignment */
+    const cf_sums *sums;  /* what reads bring is held against them before done; may be NULL */
 } cf_fetch_options;
 
 /* Starts the I/O thread, which opens the engine; returns after that succeeded. `files` is borrowed

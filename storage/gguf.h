@@ -25,6 +25,8 @@ typedef enum cf_gguf_type {
     CF_GGUF_TYPE_COUNT
 } cf_gguf_type;
 
+enum { CF_GGUF_NAME_MAX = 63 }; /* bytes of a tensor's name that every reader takes */
+
 const char *cf_gguf_type_name(cf_gguf_type t); /* "u32", "string", ... */
 
 /* A text: any bytes, not terminated. */

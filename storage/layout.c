@@ -117,6 +117,37 @@ void cf_layout_plan(cf_layout *l, const cf_extent *extents, uint32_t n, uint32_t
     l->bytes = cf_align_up(behind, align);
 }
 
+/* What a zstd frame can be ahead of its own input while it is decoded into the buffer that ends with
+ * it: a block, the header and the checksum, 3 bytes a block (zstd.h, in-place decompression). A
+ * block has at most 128 KiB, and no more than the frame. */
+static uint64_t unpack_margin(uint64_t bytes)
+{
+    const uint64_t block = 128 << 10;
+    return 18 + 4 + 3 * (cf_ceil_div(bytes, block) + 1) + cf_min_u64(block, bytes);
+}
+
+void cf_layout_plan_packed(cf_layout *l, const cf_extent *extent, uint64_t unpacked_bytes,
+                           const cf_piece *pieces, uint32_t n, uint32_t align)
+{
+    cf_assert(n <= CF_MAX_PIECES && align >= 512 && (align & (align - 1)) == 0);
+    cf_assert(extent->bytes && extent->bytes <= INT64_MAX / 4 && unpacked_bytes <= INT64_MAX / 4);
+    uint64_t begin = cf_align_down(extent->off, align);
+    uint64_t end = cf_align_up(extent->off + extent->bytes, align);
+    uint64_t least = unpacked_bytes + unpack_margin(unpacked_bytes), before = extent->off - begin;
+    uint64_t stored = before + extent->bytes;
+    *l = (cf_layout){.n_runs = 1, .n_pieces = n, .packed_bytes = extent->bytes,
+                     .unpacked_bytes = unpacked_bytes};
+    l->runs[0] = (cf_run){.file = extent->file, .file_off = begin, .bytes = end - begin,
+                          .slab_off = least > stored ? cf_align_up(least - stored, align) : 0};
+    l->packed_off = l->runs[0].slab_off + before;
+    l->bytes = l->runs[0].slab_off + l->runs[0].bytes;
+    for (uint32_t i = 0; i < n; i++) {
+        cf_assert(pieces[i].off % CF_PIECE_ALIGN == 0);
+        l->pieces[i] = (cf_piece){.read_off = pieces[i].off, .off = pieces[i].off,
+                                  .bytes = pieces[i].bytes};
+    }
+}
+
 bool cf_layout_unsettled(const cf_layout *l)
 {
     for (uint32_t i = 0; i < l->n_pieces; i++)

@@ -29,10 +29,19 @@ typedef struct cf_layout {
     uint64_t bytes; /* of the slab: a multiple of the alignment; enough before and after settling */
     cf_run runs[CF_MAX_PIECES];
     cf_piece pieces[CF_MAX_PIECES]; /* in the order of the extents */
+    /* A compressed record: what the one run brings, and the bytes from the slab's beginning on that
+     * it becomes; packed_bytes 0: it is not compressed. */
+    uint64_t packed_off, packed_bytes, unpacked_bytes;
 } cf_layout;
 
 /* n <= CF_MAX_PIECES extents, each of at least one byte; align a power of two >= 512. */
 void cf_layout_plan(cf_layout *out, const cf_extent *extents, uint32_t n, uint32_t align);
+
+/* A record that is one compressed extent and, once unpacked, has n pieces at these offsets
+ * (multiples of CF_PIECE_ALIGN, inside unpacked_bytes). The run lies so far behind that unpacking
+ * to the slab's beginning never overtakes what it reads: nothing else needs memory. */
+void cf_layout_plan_packed(cf_layout *out, const cf_extent *extent, uint64_t unpacked_bytes,
+                           const cf_piece *pieces, uint32_t n, uint32_t align);
 
 /* True when a piece lies elsewhere than it belongs. */
 bool cf_layout_unsettled(const cf_layout *layout);

@@ -1,21 +1,15 @@
 /* Writing safetensors: see safetensors_write.h. */
 #include "storage/safetensors_write.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "runtime/base/align.h"
+#include "storage/part_file.h"
 
-enum {
-    HEADER_MAX_BYTES = 100000000, /* readers refuse more */
-    FLUSH_STEP_BYTES = 32 << 20,  /* written back at a time, two steps at most in flight */
-    WRITE_MAX_BYTES = 1 << 30,
-};
+enum { HEADER_MAX_BYTES = 100000000 /* readers refuse more */ };
 
 bool cf_tensor_spec_bytes(const cf_tensor_spec *spec, uint64_t *bytes)
 {
@@ -25,138 +19,6 @@ bool cf_tensor_spec_bytes(const cf_tensor_spec *spec, uint64_t *bytes)
             return false;
     *bytes = product;
     return true;
-}
-
-/* ---- a file under a temporary name ---- */
-
-typedef struct part_file {
-    int fd;
-    char *path, *temp;
-    uint64_t written, flushed;
-} part_file;
-
-static void part_discard(part_file *f)
-{
-    if (f->fd >= 0) {
-        close(f->fd);
-        unlink(f->temp);
-    }
-    free(f->path);
-    free(f->temp);
-    *f = (part_file){.fd = -1};
-}
-
-static int part_open(part_file *f, const char *path, cf_err *err)
-{
-    *f = (part_file){.fd = -1};
-    size_t size = strlen(path) + sizeof ".part";
-    f->path = strdup(path);
-    f->temp = malloc(size);
-    if (!f->path || !f->temp) {
-        part_discard(f);
-        return CF_FAIL(err, -ENOMEM, "out of memory for the name of %s", path);
-    }
-    snprintf(f->temp, size, "%s.part", path);
-    f->fd = open(f->temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (f->fd < 0) {
-        int code = -errno;
-        CF_FAIL(err, code, "cannot create %s: %s", f->temp, cf_err_name(code));
-        part_discard(f);
-        return code;
-    }
-    return 0;
-}
-
-/* Starts writing back what has piled up and waits for the step before it. Where the file system
- * does not offer it, the sync at the end does it all. */
-static void part_flush_ahead(part_file *f)
-{
-    while (f->written - f->flushed >= FLUSH_STEP_BYTES) {
-        sync_file_range(f->fd, (off_t)f->flushed, FLUSH_STEP_BYTES, SYNC_FILE_RANGE_WRITE);
-        if (f->flushed >= FLUSH_STEP_BYTES) {
-            off_t before = (off_t)(f->flushed - FLUSH_STEP_BYTES);
-            sync_file_range(f->fd, before, FLUSH_STEP_BYTES,
-                            SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
-                                SYNC_FILE_RANGE_WAIT_AFTER);
-            posix_fadvise(f->fd, before, FLUSH_STEP_BYTES, POSIX_FADV_DONTNEED);
-        }
-        f->flushed += FLUSH_STEP_BYTES;
-    }
-}
-
-static int part_write(part_file *f, const void *data, uint64_t bytes, cf_err *err)
-{
-    const uint8_t *p = data;
-    while (bytes) {
-        size_t step = (size_t)cf_min_u64(bytes, WRITE_MAX_BYTES);
-        ssize_t n = write(f->fd, p, step);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            int code = n < 0 ? -errno : -ENOSPC;
-            return CF_FAIL(err, code, "writing %s failed after %" PRIu64 " bytes: %s", f->path,
-                           f->written, cf_err_name(code));
-        }
-        p += n;
-        bytes -= (uint64_t)n;
-        f->written += (uint64_t)n;
-        part_flush_ahead(f);
-    }
-    return 0;
-}
-
-/* A rename is on the drive when its directory is. */
-static int directory_sync(const char *file_path, cf_err *err)
-{
-    char *dir = strdup(file_path);
-    if (!dir)
-        return CF_FAIL(err, -ENOMEM, "out of memory for the directory of %s", file_path);
-    char *slash = strrchr(dir, '/');
-    if (slash)
-        slash[slash == dir] = 0;
-    const char *name = slash ? dir : ".";
-    int rc = 0, fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL))
-        rc = CF_FAIL(err, -errno, "cannot sync the directory %s: %s", name, cf_err_name(-errno));
-    if (fd >= 0)
-        close(fd);
-    free(dir);
-    return rc;
-}
-
-static int part_commit(part_file *f, cf_err *err)
-{
-    int rc = 0;
-    if (fsync(f->fd) < 0)
-        rc = CF_FAIL(err, -errno, "cannot sync %s: %s", f->path, cf_err_name(-errno));
-    else if (rename(f->temp, f->path) < 0)
-        rc = CF_FAIL(err, -errno, "cannot rename %s to %s: %s", f->temp, f->path,
-                     cf_err_name(-errno));
-    if (rc < 0) {
-        part_discard(f);
-        return rc;
-    }
-    if (close(f->fd) < 0)
-        rc = CF_FAIL(err, -errno, "cannot close %s: %s", f->path, cf_err_name(-errno));
-    f->fd = -1;
-    if (rc == 0)
-        rc = directory_sync(f->path, err);
-    part_discard(f);
-    return rc;
-}
-
-int cf_file_write_whole(const char *path, const void *data, uint64_t bytes, cf_err *err)
-{
-    part_file f;
-    int rc = part_open(&f, path, err);
-    if (rc < 0)
-        return rc;
-    rc = part_write(&f, data, bytes, err);
-    if (rc < 0) {
-        part_discard(&f);
-        return rc;
-    }
-    return part_commit(&f, err);
 }
 
 /* ---- growing text, for headers ---- */
@@ -218,7 +80,7 @@ static void text_quoted(text *t, const char *s)
 /* ---- one file ---- */
 
 struct cf_safetensors_writer {
-    part_file file;
+    cf_part_file file;
     uint64_t data_bytes, appended;
 };
 
@@ -290,12 +152,12 @@ int cf_safetensors_create(cf_safetensors_writer **out, const char *path, const c
         return CF_FAIL(err, -ENOMEM, "out of memory for writing %s", path);
     w->file.fd = -1;
     CF_TRY(header_build(&header, list, n, data_offset, &w->data_bytes, path, err));
-    CF_TRY(part_open(&w->file, path, err));
+    CF_TRY(cf_part_open(&w->file, path, err));
     uint8_t length[8];
     for (int i = 0; i < 8; i++)
         length[i] = (uint8_t)((uint64_t)header.len >> (8 * i));
-    CF_TRY(part_write(&w->file, length, sizeof length, err));
-    CF_TRY(part_write(&w->file, header.data, header.len, err));
+    CF_TRY(cf_part_write(&w->file, length, sizeof length, err));
+    CF_TRY(cf_part_write(&w->file, header.data, header.len, err));
     free(header.data);
     *out = w;
     return 0;
@@ -310,7 +172,7 @@ int cf_safetensors_append(cf_safetensors_writer *w, const void *data, uint64_t b
     if (bytes > w->data_bytes - w->appended)
         return CF_FAIL(err, -EINVAL, "%s: %" PRIu64 " bytes too many for its header", w->file.path,
                        bytes - (w->data_bytes - w->appended));
-    int rc = part_write(&w->file, data, bytes, err);
+    int rc = cf_part_write(&w->file, data, bytes, err);
     if (rc == 0)
         w->appended += bytes;
     return rc;
@@ -325,7 +187,7 @@ int cf_safetensors_commit(cf_safetensors_writer **writer, cf_err *err)
         cf_safetensors_abandon(writer);
         return rc;
     }
-    int rc = part_commit(&w->file, err);
+    int rc = cf_part_commit(&w->file, err);
     free(w);
     *writer = NULL;
     return rc;
@@ -335,7 +197,7 @@ void cf_safetensors_abandon(cf_safetensors_writer **writer)
 {
     if (!*writer)
         return;
-    part_discard(&(*writer)->file);
+    cf_part_discard(&(*writer)->file);
     free(*writer);
     *writer = NULL;
 }

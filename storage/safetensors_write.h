@@ -11,6 +11,7 @@
 #define CF_STORAGE_SAFETENSORS_WRITE_H
 
 #include "storage/catalogue.h"
+#include "storage/part_file.h"
 
 /* A tensor to be written. The name is borrowed while the writer lives. */
 typedef struct cf_tensor_spec {
@@ -52,8 +53,5 @@ void cf_safetensors_shard_name(uint32_t shard, uint32_t n_shards, char *buf, siz
 /* model.safetensors.index.json in `dir`. */
 int cf_safetensors_write_index(const char *dir, const cf_tensor_spec *list, uint32_t n,
                                const uint32_t *shard_of, uint32_t n_shards, cf_err *err);
-
-/* A small file in one go: temporary name, sync, rename. */
-int cf_file_write_whole(const char *path, const void *data, uint64_t bytes, cf_err *err);
 
 #endif

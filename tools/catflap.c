@@ -19,6 +19,7 @@ static const command commands[] = {
     {"verify", cmd_verify, "check a model's files without a run"},
     {"tune", cmd_tune, "replay routing traces: what a cache size and a policy would bring"},
     {"bench", cmd_bench, "the speed of a model, stage by stage; `bench io`: of a drive"},
+    {"pack", cmd_pack, "write a model as one file: quantised, aligned, with checksums"},
     {"mkmodel", cmd_mkmodel, "write a checkpoint of random weights, of any size"},
 };
 

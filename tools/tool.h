@@ -17,6 +17,7 @@ int cmd_verify(int argc, char **argv);
 int cmd_tune(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_mkmodel(int argc, char **argv);
+int cmd_pack(int argc, char **argv);
 
 /* "catflap: <sentence>" on stderr; returns CF_EXIT_FAILED. */
 int cf_tool_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));

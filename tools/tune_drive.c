@@ -46,15 +46,10 @@ static void request_done(cf_fetch_req *req, void *user)
     pthread_mutex_unlock(&g->lock);
 }
 
-static void record_plan(cf_layout *out, const cf_moe_def *moe, uint64_t expert, uint32_t align)
-{
-    cf_layout_plan(out, &moe->extents[expert * moe->n_extents], moe->n_extents, align);
-}
-
 static void record_any(gauge *g, cf_layout *out)
 {
     const cf_moe_def *moe = &g->model->moe[cf_rng_below(&g->rng, g->model->n_moe)];
-    record_plan(out, moe, cf_rng_below(&g->rng, moe->experts), g->files.align);
+    cf_moe_layout(moe, (uint32_t)cf_rng_below(&g->rng, moe->experts), g->files.align, out);
 }
 
 static uint64_t slab_most(const cf_model *model, uint32_t align)
@@ -63,7 +58,7 @@ static uint64_t slab_most(const cf_model *model, uint32_t align)
     for (uint32_t m = 0; m < model->n_moe; m++)
         for (uint32_t e = 0; e < model->moe[m].experts; e++) {
             cf_layout l;
-            record_plan(&l, &model->moe[m], e, align);
+            cf_moe_layout(&model->moe[m], e, align, &l);
             most = cf_max_u64(most, l.bytes);
         }
     return most;

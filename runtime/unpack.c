@@ -1,0 +1,154 @@
+/* The workers that decode compressed records: see unpack.h.
+ *
+ * Decoding in place is what zstd offers for one frame and one call, given the margin that
+ * storage/layout.c leaves; whatever the bytes are, it writes to the record's length at most. */
+#include "runtime/unpack.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <zstd.h>
+
+#include "runtime/base/clock.h"
+
+enum { THREADS_MAX = 16, CONTEXT_BYTES = 160 << 10 };
+
+struct worker {
+    struct cf_unpack *owner;
+    pthread_t thread;
+    ZSTD_DCtx *context;
+};
+
+struct cf_unpack {
+    struct worker workers[THREADS_MAX];
+    uint32_t n_workers;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool stop;
+    cf_unpack_job *head, **tail;
+    uint64_t busy_ns;
+};
+
+static uint32_t threads_resolve(uint32_t threads)
+{
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t n = threads ? threads : online > 0 ? (uint32_t)online : 1;
+    return n < THREADS_MAX ? n : THREADS_MAX;
+}
+
+uint64_t cf_unpack_memory(uint32_t threads)
+{
+    return sizeof(cf_unpack) + threads_resolve(threads) * (uint64_t)CONTEXT_BYTES;
+}
+
+static void job_run(ZSTD_DCtx *context, cf_unpack_job *job)
+{
+    const cf_layout *l = job->layout;
+    size_t n = ZSTD_decompressDCtx(context, job->slab, l->unpacked_bytes,
+                                   job->slab + l->packed_off, l->packed_bytes);
+    job->status = 0;
+    if (ZSTD_isError(n))
+        job->status = CF_FAIL(&job->err, CF_EFORMAT,
+                              "a compressed record of %llu bytes at offset %llu does not unpack: %s",
+                              (unsigned long long)l->packed_bytes,
+                              (unsigned long long)l->runs[0].file_off, ZSTD_getErrorName(n));
+    else if (n != l->unpacked_bytes)
+        job->status = CF_FAIL(&job->err, CF_EFORMAT,
+                              "the compressed record at offset %llu has %zu bytes, its layer's "
+                              "have %llu",
+                              (unsigned long long)l->runs[0].file_off, n,
+                              (unsigned long long)l->unpacked_bytes);
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *w = arg;
+    cf_unpack *u = w->owner;
+    pthread_mutex_lock(&u->lock);
+    for (;;) {
+        while (!u->head && !u->stop)
+            pthread_cond_wait(&u->wake, &u->lock);
+        cf_unpack_job *job = u->head;
+        if (!job)
+            break;
+        u->head = job->next;
+        if (!u->head)
+            u->tail = &u->head;
+        pthread_mutex_unlock(&u->lock);
+        uint64_t begin = cf_clock_ns();
+        job_run(w->context, job);
+        uint64_t ns = cf_clock_ns() - begin;
+        job->done(job, job->user); /* the job may be pushed again from here on */
+        pthread_mutex_lock(&u->lock);
+        u->busy_ns += ns;
+    }
+    pthread_mutex_unlock(&u->lock);
+    return NULL;
+}
+
+int cf_unpack_create(cf_unpack **out, uint32_t threads, cf_err *err)
+{
+    int rc = 0;
+    cf_unpack *u = calloc(1, sizeof *u);
+    if (!u)
+        return CF_FAIL(err, -ENOMEM, "out of memory for unpacking");
+    pthread_mutex_init(&u->lock, NULL);
+    pthread_cond_init(&u->wake, NULL);
+    u->tail = &u->head;
+    uint32_t n = threads_resolve(threads);
+    for (uint32_t i = 0; i < n; i++) {
+        struct worker *w = &u->workers[i];
+        w->owner = u;
+        w->context = ZSTD_createDCtx();
+        int e = w->context ? pthread_create(&w->thread, NULL, worker_main, w) : ENOMEM;
+        if (e) {
+            ZSTD_freeDCtx(w->context);
+            CF_TRY(CF_FAIL(err, -e, "cannot start %u threads for unpacking: %s", n,
+                           cf_err_name(-e)));
+        }
+        u->n_workers++;
+    }
+    *out = u;
+    return 0;
+fail:
+    cf_unpack_destroy(&u);
+    return rc;
+}
+
+void cf_unpack_destroy(cf_unpack **unpack)
+{
+    cf_unpack *u = *unpack;
+    if (!u)
+        return;
+    pthread_mutex_lock(&u->lock);
+    u->stop = true;
+    pthread_cond_broadcast(&u->wake);
+    pthread_mutex_unlock(&u->lock);
+    for (uint32_t i = 0; i < u->n_workers; i++) {
+        pthread_join(u->workers[i].thread, NULL);
+        ZSTD_freeDCtx(u->workers[i].context);
+    }
+    pthread_cond_destroy(&u->wake);
+    pthread_mutex_destroy(&u->lock);
+    free(u);
+    *unpack = NULL;
+}
+
+void cf_unpack_push(cf_unpack *u, cf_unpack_job *job)
+{
+    job->next = NULL;
+    job->err = (cf_err){0};
+    pthread_mutex_lock(&u->lock);
+    *u->tail = job;
+    u->tail = &job->next;
+    pthread_cond_signal(&u->wake);
+    pthread_mutex_unlock(&u->lock);
+}
+
+uint64_t cf_unpack_busy_ns(cf_unpack *u)
+{
+    pthread_mutex_lock(&u->lock);
+    uint64_t ns = u->busy_ns;
+    pthread_mutex_unlock(&u->lock);
+    return ns;
+}

@@ -1,0 +1,33 @@
+/* Compressed records become what kernels read: worker threads that decode a record inside its slab.
+ *
+ * A job's slab holds the compressed bytes where the layout says (storage/layout.h, packed_off);
+ * afterwards it holds the record from its beginning on. A record that does not decode to exactly
+ * its length fails with a sentence. Jobs end in any order.
+ * Threads: push from any thread; done is called on a worker, without locks held. */
+#ifndef CF_RUNTIME_UNPACK_H
+#define CF_RUNTIME_UNPACK_H
+
+#include "runtime/base/err.h"
+#include "storage/layout.h"
+
+typedef struct cf_unpack cf_unpack;
+typedef struct cf_unpack_job cf_unpack_job;
+
+struct cf_unpack_job {
+    const cf_layout *layout;
+    uint8_t *slab;
+    void (*done)(cf_unpack_job *job, void *user);
+    void *user;
+    int status; /* valid in done */
+    cf_err err;
+    cf_unpack_job *next; /* private */
+};
+
+/* threads 0: one per processor, at most 16. */
+int cf_unpack_create(cf_unpack **out, uint32_t threads, cf_err *err);
+void cf_unpack_destroy(cf_unpack **unpack); /* finishes what was pushed; accepts NULL */
+void cf_unpack_push(cf_unpack *unpack, cf_unpack_job *job);
+uint64_t cf_unpack_busy_ns(cf_unpack *unpack); /* of all workers together */
+uint64_t cf_unpack_memory(uint32_t threads);   /* host bytes, by estimate */
+
+#endif

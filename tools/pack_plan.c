@@ -1,0 +1,339 @@
+/* What goes into a pack: see pack_plan.h. */
+#include "tools/pack_plan.h"
+
+#include <glob.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "models/build.h"
+#include "runtime/base/align.h"
+#include "runtime/model_file.h"
+#include "runtime/quantise.h"
+
+enum { MAX_SIDE_FILE_BYTES = 64 << 20 };
+
+const char cf_pack_types[] = "keep q8_0 q6_k q5_k q4_k q4_0 iq4_nl mxfp4 bf16 f16";
+
+bool cf_pack_type_parse(const char *text, cf_pack_type *out)
+{
+    static const struct {
+        const char *name;
+        cf_pack_type type;
+    } list[] = {{"keep", {.keep = true}},          {"q8_0", {.format = CF_Q8_0}},
+                {"q6_k", {.format = CF_Q6_K}},     {"q5_k", {.format = CF_Q5_K}},
+                {"q4_k", {.format = CF_Q4_K}},     {"q4_0", {.format = CF_Q4_0}},
+                {"iq4_nl", {.format = CF_IQ4_NL}}, {"mxfp4", {.format = CF_MXFP4}},
+                {"bf16", {.format = CF_BF16}},     {"f16", {.format = CF_F16}}};
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
+        if (strcmp(list[i].name, text) == 0) {
+            *out = list[i].type;
+            return true;
+        }
+    return false;
+}
+
+/* ---- formats ---- */
+
+/* For rows that are no multiple of 256 a format of as many bits with blocks of 32, for those that
+ * are no multiple of 32 F16. */
+static cf_format format_fitting(cf_format f, uint64_t cols)
+{
+    if (cols % cf_formats[f].block_values == 0)
+        return f;
+    cf_format small = f == CF_Q6_K   ? CF_Q8_0
+                      : f == CF_Q5_K ? CF_Q5_1
+                      : f == CF_Q4_K ? CF_Q5_0
+                                     : f;
+    return cols % cf_formats[small].block_values == 0 ? small : CF_F16;
+}
+
+static cf_format format_choose(cf_pack_plan *p, cf_pack_type type, cf_format from, uint64_t cols,
+                               bool plain, const char *name)
+{
+    /* What cannot stand without its scales, or lies transposed in blocks, is stored as numbers. */
+    if (type.keep)
+        return cf_build_can_bind(from) && (plain || cf_formats[from].block_values == 1) ? from
+                                                                                        : CF_BF16;
+    cf_format f = format_fitting(type.format, cols);
+    if (f != type.format && p->n_fallbacks++ == 0)
+        snprintf(p->fallback, sizeof p->fallback, "%s has rows of %llu values: %s", name,
+                 (unsigned long long)cols, cf_format_name(f));
+    return f;
+}
+
+/* ---- tensors ---- */
+
+/* How a tensor is used: 0 not at all. */
+enum { USE_MATRIX = 1, USE_F32 = 2, USE_TABLE = 4 };
+
+static int use_mark(const cf_model *m, uint8_t *use, const char *name, int how, cf_err *err)
+{
+    int64_t at = cf_catalogue_find(m->cat, name);
+    if (at < 0)
+        return CF_FAIL(err, CF_EFORMAT, "%s: %s is no tensor of its own and cannot be packed",
+                       m->dir, name);
+    use[at] |= (uint8_t)how;
+    return 0;
+}
+
+static int weight_mark(const cf_model *m, uint8_t *use, cf_wid w, int how, cf_err *err)
+{
+    return w == CF_NO_WEIGHT ? 0 : use_mark(m, use, m->weights[w].name, how, err);
+}
+
+static int uses_find(const cf_model *m, uint8_t *use, cf_err *err)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < m->n_weights; i++) {
+        const cf_weight_def *w = &m->weights[i];
+        CF_TRY(use_mark(m, use, w->name, w->rows == 1 || w->must_be_finite ? USE_F32 : USE_MATRIX,
+                        err));
+    }
+    for (uint32_t i = 0; i < m->n_tables; i++)
+        CF_TRY(use_mark(m, use, m->tables[i].name, USE_TABLE, err));
+    for (const cf_step *s = m->steps; s < m->steps + m->n_steps; s++) {
+        if (s->kind != CF_STEP_ROUTE)
+            continue;
+        CF_TRY(weight_mark(m, use, s->u.route.classifier, USE_F32, err));
+        CF_TRY(weight_mark(m, use, s->u.route.bias, USE_F32, err));
+        CF_TRY(weight_mark(m, use, s->u.route.logit_bias, USE_F32, err));
+    }
+fail:
+    return rc;
+}
+
+static void tensor_plan(cf_pack_plan *p, const cf_tensor *t, int use)
+{
+    cf_pack_tensor *out = &p->tensors[p->n_tensors++];
+    *out = (cf_pack_tensor){.from = t, .rows = 1, .cols = t->shape[t->n_dims - 1]};
+    for (uint32_t i = 0; i + 1 < t->n_dims; i++)
+        out->rows *= t->shape[i];
+    out->table = (use & USE_TABLE) != 0;
+    out->format = t->n_dims == 1 || (use & USE_F32)
+                      ? CF_F32
+                      : format_choose(p, p->options.resident, t->format, out->cols, true, t->name);
+    out->bytes = out->rows * cf_format_row_bytes(out->format, out->cols);
+    p->source_bytes += t->extent.bytes;
+    p->out_bytes += cf_align_up(out->bytes, CF_PACK_ALIGN);
+    p->n_sums += cf_ceil_div(out->bytes, CF_SUM_PAGE);
+}
+
+static int tensors_plan(cf_pack_plan *p, cf_err *err)
+{
+    const cf_model *m = p->model;
+    uint32_t n = cf_catalogue_count(m->cat);
+    uint8_t *use = calloc(n + 1, 1);
+    p->tensors = calloc(n + 1, sizeof *p->tensors);
+    int rc = use && p->tensors ? uses_find(m, use, err)
+                               : CF_FAIL(err, -ENOMEM, "out of memory for %u tensors", n);
+    for (uint32_t i = 0; i < n && rc == 0; i++)
+        if (use[i])
+            tensor_plan(p, cf_catalogue_at(m->cat, i), use[i]);
+    free(use);
+    return rc;
+}
+
+/* ---- records ---- */
+
+static void records_plan(cf_pack_plan *p, const cf_moe_def *moe, cf_pack_records *out)
+{
+    static const char *const names[CF_EXPERT_PIECES] = {"gate", "up", "down"};
+    uint64_t align = p->options.zstd ? CF_PACK_PIECE_ALIGN : CF_PACK_ALIGN;
+    *out = (cf_pack_records){.moe = moe};
+    for (int i = 0; i < CF_EXPERT_PIECES; i++) {
+        const cf_piece_def *d = &moe->pieces[i];
+        char name[64];
+        snprintf(name, sizeof name, "the %s of layer %u's experts", names[i], moe->layer);
+        out->formats[i] =
+            format_choose(p, p->options.experts, d->dtype, d->cols, !d->transposed, name);
+        out->offs[i] = out->image_bytes;
+        out->bytes[i] = d->rows * cf_format_row_bytes(out->formats[i], d->cols);
+        out->image_bytes = cf_align_up(out->image_bytes + out->bytes[i], align);
+    }
+    p->n_records += moe->experts;
+    p->source_bytes += cf_moe_stored_bytes(moe);
+    p->out_bytes += moe->experts * cf_align_up(out->image_bytes, CF_PACK_ALIGN);
+}
+
+int cf_pack_plan_make(cf_pack_plan *p, cf_model *model, const cf_pack_options *options, cf_err *err)
+{
+    int rc = 0;
+    *p = (cf_pack_plan){.model = model, .options = *options};
+    p->layers = calloc(model->n_moe + 1, sizeof *p->layers);
+    if (!p->layers)
+        CF_TRY(CF_FAIL(err, -ENOMEM, "out of memory for %u layers", model->n_moe));
+    for (uint32_t i = 0; i < model->n_moe; i++)
+        records_plan(p, &model->moe[i], &p->layers[i]);
+    CF_TRY(tensors_plan(p, err));
+    p->first_page_sum = p->n_records;
+    p->n_sums += p->n_records;
+    p->out_bytes += p->n_sums * sizeof(uint64_t);
+    return 0;
+fail:
+    cf_pack_plan_finish(p);
+    return rc;
+}
+
+void cf_pack_plan_finish(cf_pack_plan *p)
+{
+    free(p->tensors);
+    free(p->layers);
+    *p = (cf_pack_plan){0};
+}
+
+/* ---- declaring it ---- */
+
+static int file_declare(const cf_model *m, const char *name, cf_gguf_writer *w, cf_err *err)
+{
+    char key[300], *text;
+    size_t bytes;
+    int rc = cf_model_file_read(m->dir, m->gguf, name, MAX_SIDE_FILE_BYTES, &text, &bytes, err);
+    if (rc < 0)
+        return rc;
+    snprintf(key, sizeof key, CF_PACK_FILE_KEY "%s", name);
+    if (rc == 0)
+        cf_gguf_put_string(w, key, text, bytes);
+    free(text);
+    return 0;
+}
+
+/* Files that a model is used with; what is not there is left out. */
+static int files_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
+{
+    static const char *const names[] = {"tokenizer.json",         "tokenizer.model",
+                                        "tiktoken.model",         "tokenizer_config.json",
+                                        "chat_template.jinja",    "generation_config.json",
+                                        "special_tokens_map.json"};
+    const cf_model *m = p->model;
+    glob_t ranks = {0};
+    char pattern[4200];
+    int rc = 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0] && rc == 0; i++)
+        rc = file_declare(m, names[i], w, err);
+    snprintf(pattern, sizeof pattern, "%s/*.tiktoken", m->dir);
+    if (rc == 0 && !m->pack && glob(pattern, 0, NULL, &ranks) == 0)
+        rc = file_declare(m, strrchr(ranks.gl_pathv[0], '/') + 1, w, err);
+    globfree(&ranks);
+    return rc;
+}
+
+/* The name in the pack: the source's, unless GGUF readers would not take it. */
+static void name_short(const cf_pack_tensor *t, uint32_t index, char *buf, size_t size)
+{
+    if (strlen(t->from->name) <= CF_GGUF_NAME_MAX)
+        snprintf(buf, size, "%s", t->from->name);
+    else
+        snprintf(buf, size, "catflap.tensor.%u", index);
+}
+
+static int names_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
+{
+    uint32_t n = 0;
+    const char **list = calloc(2 * (size_t)p->n_tensors + 1, sizeof *list);
+    char(*names)[CF_GGUF_NAME_MAX + 1] = calloc(p->n_tensors + 1u, sizeof *names);
+    if (!list || !names) {
+        free(list);
+        free(names);
+        return CF_FAIL(err, -ENOMEM, "out of memory for %u names", p->n_tensors);
+    }
+    for (uint32_t i = 0; i < p->n_tensors; i++) {
+        name_short(&p->tensors[i], i, names[i], sizeof names[i]);
+        if (strcmp(names[i], p->tensors[i].from->name) == 0)
+            continue;
+        list[n++] = names[i];
+        list[n++] = p->tensors[i].from->name;
+    }
+    if (n)
+        cf_gguf_put_strings(w, "catflap.names", list, n);
+    free(list);
+    free(names);
+    return 0;
+}
+
+/* What compressed records are once unpacked. */
+static int records_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
+{
+    uint32_t n = p->model->n_moe, pieces = n * CF_EXPERT_PIECES;
+    uint32_t *u = calloc(2 * n + 3 * pieces + 1u, sizeof *u);
+    uint64_t *v = calloc(n + pieces + 1u, sizeof *v);
+    if (!u || !v) {
+        free(u);
+        free(v);
+        return CF_FAIL(err, -ENOMEM, "out of memory for %u layers", n);
+    }
+    uint32_t *types = u + 2 * (size_t)n, *rows = types + pieces, *cols = rows + pieces;
+    uint64_t *offs = v + n;
+    for (uint32_t i = 0; i < n; i++) {
+        const cf_pack_records *r = &p->layers[i];
+        u[i] = r->moe->layer;
+        u[n + i] = r->moe->experts;
+        v[i] = r->image_bytes;
+        for (uint32_t k = 0; k < CF_EXPERT_PIECES; k++) {
+            types[i * CF_EXPERT_PIECES + k] = (uint32_t)cf_formats[r->formats[k]].gguf;
+            rows[i * CF_EXPERT_PIECES + k] = r->moe->pieces[k].rows;
+            cols[i * CF_EXPERT_PIECES + k] = r->moe->pieces[k].cols;
+            offs[i * CF_EXPERT_PIECES + k] = r->offs[k];
+        }
+    }
+    cf_gguf_put_array(w, "catflap.records.layer", CF_GGUF_U32, u, n);
+    cf_gguf_put_array(w, "catflap.records.experts", CF_GGUF_U32, u + n, n);
+    cf_gguf_put_array(w, "catflap.records.bytes", CF_GGUF_U64, v, n);
+    cf_gguf_put_array(w, "catflap.records.type", CF_GGUF_U32, types, pieces);
+    cf_gguf_put_array(w, "catflap.records.rows", CF_GGUF_U32, rows, pieces);
+    cf_gguf_put_array(w, "catflap.records.cols", CF_GGUF_U32, cols, pieces);
+    cf_gguf_put_array(w, "catflap.records.off", CF_GGUF_U64, offs, pieces);
+    free(u);
+    free(v);
+    return 0;
+}
+
+static void expert_declare(const cf_pack_plan *p, const cf_pack_records *r, uint32_t expert,
+                           cf_gguf_writer *w)
+{
+    char name[CF_GGUF_NAME_MAX + 1];
+    uint64_t shape[2] = {0};
+    if (p->options.zstd) {
+        cf_pack_record_name(name, sizeof name, r->moe->layer, expert);
+        cf_gguf_put_tensor(w, name, CF_I8, 1, shape);
+        return;
+    }
+    for (uint32_t k = 0; k < CF_EXPERT_PIECES; k++) {
+        shape[0] = r->moe->pieces[k].rows;
+        shape[1] = r->moe->pieces[k].cols;
+        cf_pack_piece_name(name, sizeof name, r->moe->layer, k, expert);
+        cf_gguf_put_tensor(w, name, r->formats[k], 2, shape);
+    }
+}
+
+int cf_pack_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
+{
+    const cf_spec *spec = &p->model->spec;
+    char name[CF_GGUF_NAME_MAX + 1];
+    int rc = 0;
+    cf_gguf_put_string(w, "general.architecture", "catflap", 7);
+    cf_gguf_put_string(w, "general.name", spec->name, strlen(spec->name));
+    cf_gguf_put_u32(w, "general.quantization_version", 2);
+    cf_gguf_put_u32(w, "catflap.pack.version", CF_PACK_VERSION);
+    cf_gguf_put_u64(w, "catflap.pack.header_bytes", 0);
+    cf_gguf_put_u64(w, "catflap.pack.header_xxh3", 0);
+    cf_gguf_put_u64(w, "catflap.pack.sums_xxh3", 0);
+    cf_gguf_put_u64(w, "catflap.pack.first_record", p->n_tensors);
+    cf_gguf_put_u32(w, "catflap.pack.record_tensors", p->options.zstd ? 1 : CF_EXPERT_PIECES);
+    cf_gguf_put_string(w, "catflap.config", p->model->config, strlen(p->model->config));
+    CF_TRY(files_declare(p, w, err));
+    CF_TRY(names_declare(p, w, err));
+    if (p->options.zstd && p->model->n_moe)
+        CF_TRY(records_declare(p, w, err));
+    for (uint32_t i = 0; i < p->n_tensors; i++) {
+        const cf_pack_tensor *t = &p->tensors[i];
+        name_short(t, i, name, sizeof name);
+        cf_gguf_put_tensor(w, name, t->format, t->from->n_dims, t->from->shape);
+    }
+    for (uint32_t i = 0; i < p->model->n_moe; i++)
+        for (uint32_t e = 0; e < p->layers[i].moe->experts; e++)
+            expert_declare(p, &p->layers[i], e, w);
+    cf_gguf_put_tensor(w, CF_PACK_SUMS, CF_I64, 1, &p->n_sums);
+fail:
+    return rc;
+}

@@ -46,17 +46,15 @@ static int plain_bind(cf_build *b, cf_moe_def *d, uint32_t expert, cf_err *err)
             return CF_EFORMAT;
         if (t->n_dims != 2 || t->shape[0] != rows || t->shape[1] != cols)
             return CF_FAIL(err, CF_EFORMAT,
-                           "%s: tensor %s has shape %s, the config implies [%u, %u]",
-                           b->model->dir, name, cf_tensor_shape_text(t, have, sizeof have), rows,
-                           cols);
+                           "%s: tensor %s has shape %s, the config implies [%u, %u]", b->model->dir,
+                           name, cf_tensor_shape_text(t, have, sizeof have), rows, cols);
         cf_piece_def *piece = &d->pieces[p];
         if (expert == 0)
             *piece = (cf_piece_def){.dtype = t->format, .rows = rows, .cols = cols, .extent = p};
         if (!cf_build_can_bind(t->format) || t->format != piece->dtype)
-            return CF_FAIL(err, CF_EFORMAT,
-                           "%s: tensor %s has dtype %s, expert 0 of its layer has %s",
-                           b->model->dir, name, cf_format_name(t->format),
-                           cf_format_name(piece->dtype));
+            return CF_FAIL(
+                err, CF_EFORMAT, "%s: tensor %s has dtype %s, expert 0 of its layer has %s",
+                b->model->dir, name, cf_format_name(t->format), cf_format_name(piece->dtype));
         d->extents[(size_t)expert * d->n_extents + p] = t->extent;
     }
     return 0;
@@ -76,14 +74,15 @@ static int unpacked_describe(const cf_build *b, cf_moe_def *d, const cf_pack_lay
         cf_format f = l->pieces[p].format;
         piece_shape(d, p, &rows, &cols);
         if (l->pieces[p].rows != rows || l->pieces[p].cols != cols || !cf_build_can_bind(f))
-            return CF_FAIL(err, CF_EFORMAT,
-                           "%s: piece %u of layer %u is [%u, %u] of %s, the config implies [%u, %u]",
-                           b->model->dir, p, d->layer, l->pieces[p].rows, l->pieces[p].cols,
-                           cf_format_name(f), rows, cols);
+            return CF_FAIL(
+                err, CF_EFORMAT,
+                "%s: piece %u of layer %u is [%u, %u] of %s, the config implies [%u, %u]",
+                b->model->dir, p, d->layer, l->pieces[p].rows, l->pieces[p].cols, cf_format_name(f),
+                rows, cols);
         d->pieces[p] = (cf_piece_def){.dtype = f, .rows = rows, .cols = cols, .extent = p};
         uint64_t bytes = rows * cf_format_row_bytes(f, cols);
-        d->unpacked[p] = (cf_piece){.read_off = l->pieces[p].off, .off = l->pieces[p].off,
-                                    .bytes = bytes};
+        d->unpacked[p] =
+            (cf_piece){.read_off = l->pieces[p].off, .off = l->pieces[p].off, .bytes = bytes};
     }
     return 0;
 }

@@ -136,8 +136,8 @@ void cache_landing_free(cf_cache *c, struct slot *s)
     guesses_start(c);
 }
 
-/* READING (or COPYING, unpacked) -> EMPTY, reported through the request's status. The lock is held; the
- * directory learns of it on the engine thread. */
+/* READING (or COPYING, where unpacking failed) -> EMPTY, reported through the request's status. The
+ * lock is held; the directory learns of it on the engine thread. */
 static void slot_read_failed(cf_cache *c, struct slot *s)
 {
     s->state = EMPTY;

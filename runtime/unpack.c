@@ -44,14 +44,15 @@ uint64_t cf_unpack_memory(uint32_t threads)
 static void job_run(ZSTD_DCtx *context, cf_unpack_job *job)
 {
     const cf_layout *l = job->layout;
-    size_t n = ZSTD_decompressDCtx(context, job->slab, l->unpacked_bytes,
-                                   job->slab + l->packed_off, l->packed_bytes);
+    size_t n = ZSTD_decompressDCtx(context, job->slab, l->unpacked_bytes, job->slab + l->packed_off,
+                                   l->packed_bytes);
     job->status = 0;
     if (ZSTD_isError(n))
-        job->status = CF_FAIL(&job->err, CF_EFORMAT,
-                              "a compressed record of %llu bytes at offset %llu does not unpack: %s",
-                              (unsigned long long)l->packed_bytes,
-                              (unsigned long long)l->runs[0].file_off, ZSTD_getErrorName(n));
+        job->status =
+            CF_FAIL(&job->err, CF_EFORMAT,
+                    "a compressed record of %llu bytes at offset %llu does not unpack: %s",
+                    (unsigned long long)l->packed_bytes, (unsigned long long)l->runs[0].file_off,
+                    ZSTD_getErrorName(n));
     else if (n != l->unpacked_bytes)
         job->status = CF_FAIL(&job->err, CF_EFORMAT,
                               "the compressed record at offset %llu has %zu bytes, its layer's "
@@ -103,8 +104,8 @@ int cf_unpack_create(cf_unpack **out, uint32_t threads, cf_err *err)
         int e = w->context ? pthread_create(&w->thread, NULL, worker_main, w) : ENOMEM;
         if (e) {
             ZSTD_freeDCtx(w->context);
-            CF_TRY(CF_FAIL(err, -e, "cannot start %u threads for unpacking: %s", n,
-                           cf_err_name(-e)));
+            CF_TRY(
+                CF_FAIL(err, -e, "cannot start %u threads for unpacking: %s", n, cf_err_name(-e)));
         }
         u->n_workers++;
     }

@@ -11,8 +11,8 @@
  *                              +--------> IDLE (done not called)
  * A short read before the end of the file is continued; a failed read is tried once more; then the
  * request fails with a sentence that names the file, the offset and the error. On every completed
- * request the identity of its files is checked (cf_files_check), and its bytes against the checksums
- * of the file, where it has some. After a failure the fetcher is as usable as before.
+ * request the identity of its files is checked (cf_files_check), and its bytes against the
+ * file's checksums, where it has some. After a failure the fetcher is as usable as before.
  *
  * Threads: submit, raise and cancel from any thread; done is called on the I/O thread, without
  * locks held, and may submit. The request and the slab belong to the fetcher from submit until

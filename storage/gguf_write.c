@@ -294,18 +294,19 @@ int cf_gguf_append_whole(cf_gguf_writer *w, const void *data, uint64_t bytes, cf
 void cf_gguf_set_u64(cf_gguf_writer *w, const char *key, uint64_t value)
 {
     uint64_t n = strlen(key);
+    bool found = false;
     cf_assert(!w->keys.failed);
     /* The key's bytes, with its length before and its type behind, occur once. */
-    for (uint64_t at = 0; at + 8 + n + 4 + 8 <= w->keys.n; at++) {
+    for (uint64_t at = 0; !found && at + 8 + n + 4 + 8 <= w->keys.n; at++) {
         uint8_t *p = w->keys.data + at;
         if (cf_gguf_read(p, 8) != n || memcmp(p + 8, key, n) != 0 ||
             cf_gguf_read(p + 8 + n, 4) != CF_GGUF_U64)
             continue;
         for (int i = 0; i < 8; i++)
             p[8 + n + 4 + (uint64_t)i] = (uint8_t)(value >> (8 * i));
-        return;
+        found = true;
     }
-    cf_assert(!"a key that was put");
+    cf_assert(found);
 }
 
 int cf_gguf_commit(cf_gguf_writer **writer, cf_err *err)

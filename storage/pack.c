@@ -167,7 +167,8 @@ static int layer_read(const cf_gguf *g, cf_pack_layer *l, uint32_t index,
         bool good = l->bytes <= INT64_MAX;
         for (int i = 3; i < 7; i++)
             good = good && cf_gguf_array_u64(&list[i], index * CF_PACK_PIECES + p, &v[i]);
-        good = good && v[3] <= UINT32_MAX && cf_format_find_gguf((uint32_t)v[3], &l->pieces[p].format);
+        good =
+            good && v[3] <= UINT32_MAX && cf_format_find_gguf((uint32_t)v[3], &l->pieces[p].format);
         cf_tensor t = {.n_dims = 2, .format = l->pieces[p].format};
         good = good && v[4] && v[5] && v[4] <= UINT32_MAX && v[5] <= UINT32_MAX;
         if (good) {
@@ -189,10 +190,10 @@ static int layer_read(const cf_gguf *g, cf_pack_layer *l, uint32_t index,
 
 static int layers_read(cf_pack *pack, cf_err *err)
 {
-    static const char *const keys[7] = {
-        "catflap.records.layer", "catflap.records.experts", "catflap.records.bytes",
-        "catflap.records.type",  "catflap.records.rows",    "catflap.records.cols",
-        "catflap.records.off"};
+    static const char *const keys[7] = {"catflap.records.layer", "catflap.records.experts",
+                                        "catflap.records.bytes", "catflap.records.type",
+                                        "catflap.records.rows",  "catflap.records.cols",
+                                        "catflap.records.off"};
     cf_gguf_array list[7];
     int rc = cf_gguf_get_array(pack->meta, keys[0], &list[0], err);
     if (rc <= 0)
@@ -230,8 +231,11 @@ static int region_add(cf_pack *pack, const cf_catalogue *cat, uint32_t first, ui
         end > cf_align_up(cf_catalogue_file_bytes(cat, 0), CF_SUM_PAGE))
         return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s is not where a pack has it",
                        pack->meta->path, a->name);
-    cf_sum_region r = {.off = a->extent.off, .bytes = end - a->extent.off, .first = s->n_list,
-                       .pages = pages, .name = a->name};
+    cf_sum_region r = {.off = a->extent.off,
+                       .bytes = end - a->extent.off,
+                       .first = s->n_list,
+                       .pages = pages,
+                       .name = a->name};
     if (pages) {
         s->n_list += r.bytes / CF_SUM_PAGE;
     } else {
@@ -270,9 +274,8 @@ static int sums_load(cf_pack *pack, const cf_tensor *t, const char *path, cf_err
     if (rc < 0)
         return rc;
     if (t->format != CF_I64 || t->extent.bytes != bytes)
-        return CF_FAIL(err, CF_EFORMAT,
-                       "%s: %s has %" PRIu64 " bytes, its tensors need %" PRIu64, path, t->name,
-                       t->extent.bytes, bytes);
+        return CF_FAIL(err, CF_EFORMAT, "%s: %s has %" PRIu64 " bytes, its tensors need %" PRIu64,
+                       path, t->name, t->extent.bytes, bytes);
     pack->sums.list = malloc(bytes + 1);
     if (!pack->sums.list)
         return CF_FAIL(err, -ENOMEM, "out of memory for %" PRIu64 " checksums", pack->sums.n_list);

@@ -22,7 +22,7 @@
 #include "storage/sums.h"
 
 enum { CF_PACK_VERSION = 1, CF_PACK_ALIGN = 4096, CF_PACK_PIECES = 3, CF_PACK_PIECE_ALIGN = 256 };
-#define CF_PACK_SUMS "catflap.xxh3"
+#define CF_PACK_SUMS     "catflap.xxh3"
 #define CF_PACK_FILE_KEY "catflap.file."
 
 /* The compressed records of one layer, once unpacked. */

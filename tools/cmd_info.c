@@ -8,6 +8,7 @@
 #include "models/family.h"
 #include "tools/inert.h"
 #include "tools/info_memory.h"
+#include "tools/info_pack.h"
 #include "tools/info_plan.h"
 #include "tools/info_speed.h"
 #include "tools/options.h"
@@ -18,8 +19,9 @@ static const char info_help[] =
     "usage: catflap info MODEL [--plan] [--json] [common options]\n"
     "       catflap info --devices [--json]\n"
     "\n"
-    "What a model is, its bytes by role, the memory plan for the given budgets, and the tokens per\n"
-    "second that the drive allows with it.\n"
+    "What a model is, how it is stored, its bytes by role, the memory plan for the given budgets,\n"
+    "and the tokens per second that the drive allows with it. Of a pack with compressed records:\n"
+    "whether that pays on this drive, measured.\n"
     "\n"
     "  --plan          the model as a flat list of steps, with the windows that hide reads\n"
     "  --drive GB/S    predict for a drive that gives this much; else it is measured, which takes\n"
@@ -195,13 +197,13 @@ static void roles_count(const cf_model *m, roles *r)
     r->active_params = r->resident_params;
     for (uint32_t i = 0; i < m->n_moe; i++) {
         const cf_moe_def *moe = &m->moe[i];
-        uint64_t params = 0, bytes = cf_moe_record_bytes(moe);
+        uint64_t params = 0, bytes = cf_moe_record_bytes(moe), stored = cf_moe_stored_bytes(moe);
         for (int p = 0; p < CF_EXPERT_PIECES; p++)
             params += (uint64_t)moe->pieces[p].rows * moe->pieces[p].cols;
         r->expert_params += params * moe->experts;
-        r->expert_bytes += bytes * moe->experts;
+        r->expert_bytes += stored;
         r->active_params += params * moe->top_k;
-        r->token_bytes += bytes * moe->top_k;
+        r->token_bytes += stored / moe->experts * moe->top_k; /* on average, where compressed */
         r->record_bytes = bytes > r->record_bytes ? bytes : r->record_bytes;
     }
     for (uint32_t i = 0; i < m->n_tables; i++) {
@@ -260,7 +262,8 @@ static void roles_print(const cf_model *m, const roles *r, const cf_info_memory 
     cf_table_destroy(&t);
 }
 
-static void model_print(const cf_model *m, const roles *r, const cf_info_memory *memory)
+static void model_print(const cf_model *m, const roles *r, const cf_info_pack *stored,
+                        const cf_info_memory *memory)
 {
     const cf_spec *s = &m->spec;
     char a[32], b[32];
@@ -289,6 +292,7 @@ static void model_print(const cf_model *m, const roles *r, const cf_info_memory 
     cf_table_cell(t, "%u with tensors, %s", cf_catalogue_file_count(m->cat),
                   has_tokenizer(m) ? "and a tokenizer" : "no tokenizer (use --ids)");
     cf_table_end_row(t);
+    cf_info_pack_rows(stored, t);
     cf_table_print(t, stdout, 2);
     cf_table_destroy(&t);
     fputc('\n', stdout);
@@ -328,9 +332,12 @@ static int model_info(const info *o)
     cf_err err = {0};
     cf_model *m = NULL;
     cf_info_memory memory;
+    cf_info_pack stored;
     cf_info_speed speed;
     roles r;
     int rc = cf_model_open(&m, o->model, &err), code = CF_EXIT_DONE;
+    if (rc == 0 && (rc = cf_info_pack_make(&stored, m, &err)) < 0)
+        cf_model_free(&m);
     if (rc < 0)
         return cf_tool_fail_err(&err, rc);
     roles_count(m, &r);
@@ -340,13 +347,14 @@ static int model_info(const info *o)
         rc = cf_info_speed_make(&speed, &memory, m, o->drive_gb * 1e9, &err);
     if (o->json && rc == 0) {
         json_t *value = model_json(m, &r);
+        json_object_set_new(value, "stored", cf_info_pack_json(&stored));
         json_object_set_new(value, "memory", cf_info_memory_json(&memory, m));
         json_object_set_new(value, "prediction", cf_info_speed_json(&speed));
         if (o->plan)
             json_object_set_new(value, "plan", cf_info_plan_json(m));
         code = cf_json_print(value);
     } else if (!o->json) {
-        model_print(m, &r, planned ? &memory : NULL);
+        model_print(m, &r, &stored, planned ? &memory : NULL);
         if (planned)
             cf_info_memory_print(&memory, m, stdout);
         if (rc == 0)

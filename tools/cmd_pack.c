@@ -1,5 +1,5 @@
-/* catflap pack: a model as one GGUF file that streams well: quantised, each expert's matrices side by
- * side at page boundaries, a checksum for everything that is read, and if wanted compressed.
+/* catflap pack: a model as one GGUF file that streams well: quantised, each expert's matrices side
+ * by side at page boundaries, a checksum for everything that is read, and if wanted compressed.
  *
  * The file has the name OUT.part until it is complete and on the drive. */
 #include <inttypes.h>
@@ -24,7 +24,8 @@
 static const char pack_help[] =
     "usage: catflap pack MODEL OUT.gguf [options]\n"
     "\n"
-    "Writes a model as one GGUF file that this program opens in place of MODEL: the matrices of an\n"
+    "Writes a model as one GGUF file that this program opens in place of MODEL: the matrices of "
+    "an\n"
     "expert side by side at multiples of 4096 bytes, so that a record is one read, and a checksum\n"
     "(XXH3) for everything that is read later. Norms, biases and routers are stored as f32.\n"
     "Other programs can list the file, not run it.\n"
@@ -33,7 +34,8 @@ static const char pack_help[] =
     "  --resident TYPE  of the other matrices and the embeddings; default keep\n"
     "                   TYPE: keep (as they are: nothing is lost), q8_0, q6_k, q5_k, q4_k, q4_0,\n"
     "                   iq4_nl, mxfp4, bf16, f16\n"
-    "  --zstd[=LEVEL]   compress each record (1 to 19, default 3); `catflap info` says whether that\n"
+    "  --zstd[=LEVEL]   compress each record (1 to 19, default 3); `catflap info` says whether "
+    "that\n"
     "                   pays on this drive\n"
     "  --jobs N         threads; default one for each processor\n"
     "  --force          replace OUT.gguf if it exists\n"
@@ -81,9 +83,9 @@ static int target_check(const pack *k, cf_err *err)
 {
     struct stat st;
     if (stat(k->out, &st) < 0)
-        return errno == ENOENT ? 0
-                               : CF_FAIL(err, -errno, "cannot write %s: %s", k->out,
-                                         cf_err_name(-errno));
+        return errno == ENOENT
+                   ? 0
+                   : CF_FAIL(err, -errno, "cannot write %s: %s", k->out, cf_err_name(-errno));
     if (!S_ISREG(st.st_mode))
         return CF_FAIL(err, -EEXIST, "%s exists and is no regular file", k->out);
     if (!k->force)
@@ -160,8 +162,7 @@ static int pack_seal(pack *k, cf_err *err)
 {
     const uint8_t *header;
     uint64_t bytes = k->plan.n_sums * sizeof *k->sums;
-    cf_assert(k->records == k->plan.n_records &&
-              k->records + k->pages.n == k->plan.n_sums);
+    cf_assert(k->records == k->plan.n_records && k->records + k->pages.n == k->plan.n_sums);
     int rc = cf_gguf_append(k->writer, k->sums, bytes, err);
     if (rc < 0)
         return rc;
@@ -285,8 +286,7 @@ static void summary_print(const pack *k)
         printf("  left out: %s (%s)\n", k->model->skipped_what,
                cf_bytes_text(k->model->skipped_bytes, b, sizeof b));
     printf("  %" PRIu64 " records and %" PRIu64 " pages have a checksum; %.1f s, %.0f MB/s read\n",
-           k->plan.n_records, k->plan.n_sums - k->plan.n_records, cf_seconds(k->ns),
-           rate(k) / 1e6);
+           k->plan.n_records, k->plan.n_sums - k->plan.n_records, cf_seconds(k->ns), rate(k) / 1e6);
 }
 
 static int summary_json(const pack *k)
@@ -300,9 +300,8 @@ static int summary_json(const pack *k)
         cf_format_name(matrices.format), "other_types", (int)k->plan.n_fallbacks, "zstd",
         k->options.zstd, "ratio",
         k->plain_bytes ? (double)k->record_bytes / (double)k->plain_bytes : 1.0, "records",
-        (json_int_t)k->plan.n_records, "pages",
-        (json_int_t)(k->plan.n_sums - k->plan.n_records), "seconds", cf_seconds(k->ns),
-        "bytes_per_s", rate(k)));
+        (json_int_t)k->plan.n_records, "pages", (json_int_t)(k->plan.n_sums - k->plan.n_records),
+        "seconds", cf_seconds(k->ns), "bytes_per_s", rate(k)));
 }
 
 /* ---- the command line ---- */
@@ -352,8 +351,12 @@ static bool ends_in(const char *text, const char *end)
 
 static int pack_parse(pack *k, int argc, char **argv, int *code)
 {
-    cf_args args = {.command = "pack", .help = pack_help, .short_options = "q",
-                    .options = pack_flags, .argc = argc, .argv = argv};
+    cf_args args = {.command = "pack",
+                    .help = pack_help,
+                    .short_options = "q",
+                    .options = pack_flags,
+                    .argc = argc,
+                    .argv = argv};
     int opt;
     cf_args_begin(&args);
     while ((opt = cf_args_next(&args)) >= 0)
@@ -379,9 +382,9 @@ int cmd_pack(int argc, char **argv)
 {
     cf_err err = {0};
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    pack k = {.options = {.experts = {.keep = true}, .resident = {.keep = true},
-                          .level = DEFAULT_LEVEL},
-              .jobs = online > 0 ? (uint32_t)cf_min_u64((uint64_t)online, MAX_JOBS) : 1};
+    pack k = {
+        .options = {.experts = {.keep = true}, .resident = {.keep = true}, .level = DEFAULT_LEVEL},
+        .jobs = online > 0 ? (uint32_t)cf_min_u64((uint64_t)online, MAX_JOBS) : 1};
     int code;
     if (pack_parse(&k, argc, argv, &code) != 0)
         return code;

@@ -2,8 +2,8 @@
  *
  * Opening the model checks the config, the index, every header, and each tensor's name, type,
  * shape and offsets. Here, beside that: that every file can be read to its last byte, that no bytes
- * lie unclaimed between tensors, that router weights are finite, that the tokenizer fits. Tensor
- * data otherwise has no checksum to be held against in this format, and the report says so. */
+ * lie unclaimed between tensors, that router weights are finite, that the tokenizer fits. A pack is
+ * read to its end and held against its checksums. Other files have none, and the report says so. */
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
@@ -18,6 +18,7 @@
 #include "runtime/base/align.h"
 #include "runtime/tokenizer.h"
 #include "tools/options.h"
+#include "tools/progress.h"
 #include "tools/table.h"
 #include "tools/text_io.h"
 
@@ -26,10 +27,12 @@ static const char verify_help[] =
     "\n"
     "Checks a model's files without a run: config, index, the header of every file, name, type,\n"
     "shape and offsets of every tensor, that each file can be read to its end, that the router's\n"
-    "weights are finite, and that the tokenizer fits. Safetensors files carry no checksums: a\n"
-    "changed byte inside a weight cannot be noticed.\n"
+    "weights are finite, and that the tokenizer fits. A pack (see catflap pack) is read whole and\n"
+    "held against its checksums. Other files carry none: a changed byte inside a weight cannot be\n"
+    "noticed.\n"
     "\n"
     "  --json          the report as JSON\n"
+    "  -q              no progress bar\n"
     "\n"
     "example:\n"
     "  catflap verify models/demo\n";
@@ -44,6 +47,7 @@ typedef struct report {
     cf_model *model;
     uint64_t finite_tensors, finite_bytes, unclaimed_bytes;
     int32_t tokens; /* of the tokenizer; -1: there is none */
+    bool quiet;
 } report;
 
 /* ---- files ---- */
@@ -172,6 +176,30 @@ static int tokenizer_check(report *r, cf_err *err)
     return 0;
 }
 
+/* ---- checksums ---- */
+
+static uint64_t sums_of(const report *r)
+{
+    return r->model->pack ? r->model->pack->sums.n_list : 0;
+}
+
+static void sums_progress(void *user, uint64_t done_bytes)
+{
+    cf_progress_update(user, done_bytes);
+}
+
+static int sums_verify(report *r, cf_err *err)
+{
+    const cf_pack *pack = r->model->pack;
+    cf_progress bar = {0};
+    if (!pack)
+        return 0;
+    cf_progress_begin(&bar, "verifying", cf_pack_summed_bytes(pack), r->quiet);
+    int rc = cf_pack_verify(pack, cf_model_path(r->model), sums_progress, &bar, err);
+    cf_progress_end(&bar);
+    return rc;
+}
+
 /* ---- the report ---- */
 
 static void report_print(const report *r)
@@ -207,8 +235,12 @@ static void report_print(const report *r)
         cf_table_cell(t, "none: the model runs on token ids (--ids)");
     cf_table_end_row(t);
     cf_table_cell(t, "checksums");
-    cf_table_cell(t, "0");
-    cf_table_cell(t, "this format has none: a changed byte inside a weight goes unnoticed");
+    cf_table_cell(t, "%" PRIu64, sums_of(r));
+    if (sums_of(r))
+        cf_table_cell(t, "hold (%" PRIu64 " of records; %s)", r->model->pack->sums.n_records,
+                      cf_bytes_text(cf_pack_summed_bytes(r->model->pack), a, sizeof a));
+    else
+        cf_table_cell(t, "this format has none: a changed byte inside a weight goes unnoticed");
     cf_table_end_row(t);
     printf("%s: no defect found\n\n", cf_model_path(m));
     cf_table_print(t, stdout, 2);
@@ -219,11 +251,12 @@ static int report_json(const report *r)
 {
     const cf_model *m = r->model;
     return cf_json_print(
-        json_pack("{s:s, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:b}", "model", cf_model_path(m), "ok", 1,
+        json_pack("{s:s, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "model", cf_model_path(m), "ok", 1,
                   "family", m->spec.family, "tensors", (json_int_t)cf_catalogue_count(m->cat),
                   "files", (json_int_t)cf_catalogue_file_count(m->cat), "unclaimed_bytes",
                   (json_int_t)r->unclaimed_bytes, "finite_tensors", (json_int_t)r->finite_tensors,
-                  "tokenizer_ids", (json_int_t)(r->tokens < 0 ? 0 : r->tokens), "checksums", 0));
+                  "tokenizer_ids", (json_int_t)(r->tokens < 0 ? 0 : r->tokens), "checksums",
+                  (json_int_t)sums_of(r)));
 }
 
 int cmd_verify(int argc, char **argv)
@@ -233,14 +266,14 @@ int cmd_verify(int argc, char **argv)
     bool json = false;
     cf_args args = {.command = "verify",
                     .help = verify_help,
-                    .short_options = "",
+                    .short_options = "q",
                     .options = verify_options,
                     .argc = argc,
                     .argv = argv};
     cf_args_begin(&args);
     int opt;
     while ((opt = cf_args_next(&args)) >= 0)
-        json |= opt == OPT_JSON;
+        *(opt == OPT_JSON ? &json : &r.quiet) = true;
     const char *dir = opt == CF_ARGS_END ? cf_args_operand(&args, "MODEL") : NULL;
     if (!dir)
         return args.exit_code;
@@ -252,6 +285,8 @@ int cmd_verify(int argc, char **argv)
         rc = weights_check(&r, &err);
     if (rc == 0)
         rc = tokenizer_check(&r, &err);
+    if (rc == 0)
+        rc = sums_verify(&r, &err);
     int code = CF_EXIT_DONE;
     if (rc < 0)
         code = cf_tool_fail_err(&err, rc);

@@ -9,8 +9,8 @@
 static void bytes_count(cf_info_speed *s, const cf_memory_plan *p, const cf_model *m)
 {
     s->dense_bytes = p->dense.streamed_bytes;
-    for (uint32_t i = 0; i < m->n_moe; i++)
-        s->expert_bytes += m->moe[i].top_k * cf_moe_record_bytes(&m->moe[i]);
+    for (uint32_t i = 0; i < m->n_moe; i++) /* on average, where they are compressed */
+        s->expert_bytes += m->moe[i].top_k * (cf_moe_stored_bytes(&m->moe[i]) / m->moe[i].experts);
     for (uint32_t i = 0; i < m->n_steps; i++) {
         const cf_step *step = &m->steps[i];
         if (step->kind == CF_STEP_ROWS)

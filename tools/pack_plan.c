@@ -41,10 +41,7 @@ static cf_format format_fitting(cf_format f, uint64_t cols)
 {
     if (cols % cf_formats[f].block_values == 0)
         return f;
-    cf_format small = f == CF_Q6_K   ? CF_Q8_0
-                      : f == CF_Q5_K ? CF_Q5_1
-                      : f == CF_Q4_K ? CF_Q5_0
-                                     : f;
+    cf_format small = f == CF_Q6_K ? CF_Q8_0 : f == CF_Q5_K ? CF_Q5_1 : f == CF_Q4_K ? CF_Q5_0 : f;
     return cols % cf_formats[small].block_values == 0 ? small : CF_F16;
 }
 

@@ -64,8 +64,9 @@ static int row_encode(const cf_pack_source *s, uint64_t row, cf_format f, const 
             bad = (int64_t)i;
     if (bad < 0)
         return 0;
-    return CF_FAIL(err, CF_EFORMAT, "%s: element [%" PRIu64 ", %" PRId64 "] is %g, which %s cannot hold",
-                   s->name, row, bad, (double)x[bad], cf_format_name(f));
+    return CF_FAIL(err, CF_EFORMAT,
+                   "%s: element [%" PRIu64 ", %" PRId64 "] is %g, which %s cannot hold", s->name,
+                   row, bad, (double)x[bad], cf_format_name(f));
 }
 
 int cf_pack_convert(const cf_pack_source *s, uint64_t first, uint64_t n, cf_format format,

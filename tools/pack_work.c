@@ -154,8 +154,9 @@ static int record_read(const cf_pack_work *w, struct scratch *s, const cf_moe_de
     size_t n = ZSTD_decompressDCtx(s->decompress, s->unpacked.data, moe->unpacked_bytes, at[0],
                                    e[0].bytes);
     if (n != moe->unpacked_bytes)
-        return CF_FAIL(err, CF_EFORMAT, "layer %u, expert %u: the compressed record does not unpack",
-                       moe->layer, expert);
+        return CF_FAIL(err, CF_EFORMAT,
+                       "layer %u, expert %u: the compressed record does not unpack", moe->layer,
+                       expert);
     for (uint32_t i = 0; i < moe->n_unpacked; i++)
         at[i] = s->unpacked.data + moe->unpacked[i].off;
     return 0;
@@ -174,9 +175,9 @@ static int tensor_part(const cf_pack_work *w, struct scratch *s, struct slot *sl
     slot->part.bytes = rows * cf_format_row_bytes(t->format, t->cols);
     slot->part.source_bytes = e.bytes;
     slot->part.data = NULL;
-    cf_pack_source source = {.def = {.dtype = t->from->format, .rows = (uint32_t)rows,
-                                     .cols = (uint32_t)t->cols},
-                             .name = t->from->name};
+    cf_pack_source source = {
+        .def = {.dtype = t->from->format, .rows = (uint32_t)rows, .cols = (uint32_t)t->cols},
+        .name = t->from->name};
     int rc = 0;
     CF_TRY(extent_read(w, &e, &s->extents[0], &source.bytes, &slot->err));
     CF_TRY(buffer_room(&slot->out, slot->part.bytes, &slot->err));
@@ -224,8 +225,8 @@ static int record_part(const cf_pack_work *w, struct scratch *s, struct slot *sl
     for (uint32_t i = 0; i < moe->n_extents; i++)
         slot->part.source_bytes +=
             moe->extents[(size_t)slot->part.expert * moe->n_extents + i].bytes;
-    CF_TRY(image_make(w, s, slot, zstd ? &s->image : &slot->out,
-                      cf_align_up(bytes, CF_SUM_PAGE), &slot->err));
+    CF_TRY(image_make(w, s, slot, zstd ? &s->image : &slot->out, cf_align_up(bytes, CF_SUM_PAGE),
+                      &slot->err));
     if (zstd) {
         room = cf_align_up(ZSTD_compressBound(bytes), CF_SUM_PAGE);
         CF_TRY(buffer_room(&slot->out, room, &slot->err));

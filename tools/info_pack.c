@@ -1,0 +1,262 @@
+/* How a model is stored: see info_pack.h.
+ *
+ * Compression pays where records reach the device sooner: the drive brings fewer bytes, and the
+ * workers must unpack them no slower than the drive would have brought all. Both run at once, so
+ * the slower one counts. */
+#include "tools/info_pack.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/base/align.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/rng.h"
+#include "runtime/unpack.h"
+#include "storage/files.h"
+#include "tools/tune.h"
+
+enum { SAMPLES = 16, MOST_BYTES = 512 << 20 };
+#define TIME_NS 300000000ull
+
+/* ---- formats ---- */
+
+static void formats_text(uint64_t bytes[CF_FORMAT_COUNT], char *buf, size_t size)
+{
+    size_t at = 0;
+    buf[0] = 0;
+    for (;;) {
+        int best = 0;
+        for (int f = 1; f < CF_FORMAT_COUNT; f++)
+            if (bytes[f] > bytes[best])
+                best = f;
+        if (!bytes[best] || at + 16 > size)
+            return;
+        bytes[best] = 0;
+        at += (size_t)snprintf(buf + at, size - at, "%s%s", at ? ", " : "",
+                               cf_format_name((cf_format)best));
+    }
+}
+
+static void formats_find(cf_info_pack *p, const cf_model *m)
+{
+    uint64_t experts[CF_FORMAT_COUNT] = {0}, others[CF_FORMAT_COUNT] = {0};
+    for (uint32_t i = 0; i < m->n_moe; i++)
+        for (int k = 0; k < CF_EXPERT_PIECES; k++) {
+            const cf_piece_def *d = &m->moe[i].pieces[k];
+            experts[d->dtype] += m->moe[i].experts * (uint64_t)d->rows * d->cols;
+        }
+    for (uint32_t i = 0; i < m->n_weights; i++)
+        others[m->weights[i].dtype] += (uint64_t)m->weights[i].rows * m->weights[i].cols;
+    for (uint32_t i = 0; i < m->n_tables; i++)
+        others[m->tables[i].dtype] += m->tables[i].rows * m->tables[i].cols;
+    formats_text(experts, p->experts, sizeof p->experts);
+    formats_text(others, p->others, sizeof p->others);
+}
+
+/* ---- how fast records unpack ---- */
+
+typedef struct sample {
+    cf_layout layout;
+    uint8_t *slab, *stored;
+    cf_unpack_job job;
+} sample;
+
+typedef struct gauge {
+    sample samples[SAMPLES];
+    uint32_t n;
+    pthread_mutex_t lock;
+    pthread_cond_t idle;
+    uint32_t pending;
+    int status;
+    cf_err err;
+} gauge;
+
+static void sample_done(cf_unpack_job *job, void *user)
+{
+    gauge *g = user;
+    pthread_mutex_lock(&g->lock);
+    if (job->status < 0 && g->status == 0) {
+        g->status = job->status;
+        g->err = job->err;
+    }
+    if (--g->pending == 0)
+        pthread_cond_signal(&g->idle);
+    pthread_mutex_unlock(&g->lock);
+}
+
+static int sample_read(gauge *g, sample *s, const cf_model *m, const cf_files *files, cf_rng *rng,
+                       cf_err *err)
+{
+    const cf_moe_def *moe = &m->moe[cf_rng_below(rng, m->n_moe)];
+    cf_moe_layout(moe, (uint32_t)cf_rng_below(rng, moe->experts), files->align, &s->layout);
+    const cf_run *r = &s->layout.runs[0];
+    s->slab = malloc(s->layout.bytes);
+    s->stored = malloc(r->bytes);
+    if (!s->slab || !s->stored)
+        return CF_FAIL(err, -ENOMEM, "out of memory for a record");
+    uint64_t want = s->layout.packed_off - r->slab_off + s->layout.packed_bytes;
+    for (uint64_t at = 0; at < want;) {
+        ssize_t n =
+            pread(files->list[r->file].fd, s->stored + at, want - at, (off_t)(r->file_off + at));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return CF_FAIL(err, n < 0 ? -errno : CF_ECHANGED,
+                           "reading %s at byte %" PRIu64 " failed", files->list[r->file].path,
+                           r->file_off + at);
+        at += (uint64_t)n;
+    }
+    s->job = (cf_unpack_job){.layout = &s->layout, .slab = s->slab, .done = sample_done, .user = g};
+    g->n++;
+    return 0;
+}
+
+/* All samples once: unpacking consumes its input, which is put back first, outside the clock. */
+static uint64_t round_run(gauge *g, cf_unpack *unpack)
+{
+    for (uint32_t i = 0; i < g->n; i++) {
+        sample *s = &g->samples[i];
+        uint64_t from = s->layout.packed_off - s->layout.runs[0].slab_off;
+        memcpy(s->slab + s->layout.packed_off, s->stored + from, s->layout.packed_bytes);
+    }
+    uint64_t begin = cf_clock_ns();
+    g->pending = g->n;
+    for (uint32_t i = 0; i < g->n; i++)
+        cf_unpack_push(unpack, &g->samples[i].job);
+    pthread_mutex_lock(&g->lock);
+    while (g->pending)
+        pthread_cond_wait(&g->idle, &g->lock);
+    pthread_mutex_unlock(&g->lock);
+    return cf_clock_ns() - begin;
+}
+
+static int unpack_measure(const cf_model *m, const cf_files *files, double *rate, cf_err *err)
+{
+    int rc = 0;
+    uint64_t bytes = 0, ns = 0, held = 0;
+    cf_rng rng = {.state = 1};
+    cf_unpack *unpack = NULL;
+    gauge *g = calloc(1, sizeof *g);
+    if (!g)
+        return CF_FAIL(err, -ENOMEM, "out of memory for a measurement");
+    pthread_mutex_init(&g->lock, NULL);
+    pthread_cond_init(&g->idle, NULL);
+    while (g->n < SAMPLES && held < MOST_BYTES) {
+        CF_TRY(sample_read(g, &g->samples[g->n], m, files, &rng, err));
+        held += g->samples[g->n - 1].layout.bytes;
+    }
+    CF_TRY(cf_unpack_create(&unpack, 0, err));
+    while (ns < TIME_NS && rc == 0) {
+        ns += round_run(g, unpack);
+        for (uint32_t i = 0; i < g->n; i++)
+            bytes += g->samples[i].layout.unpacked_bytes;
+        if (g->status < 0)
+            rc = CF_FAIL(err, g->status, "%s: %s", cf_model_path(m), g->err.msg);
+    }
+    *rate = (double)bytes / cf_seconds(ns);
+fail:
+    cf_unpack_destroy(&unpack);
+    for (uint32_t i = 0; i < SAMPLES; i++) {
+        free(g->samples[i].slab);
+        free(g->samples[i].stored);
+    }
+    pthread_cond_destroy(&g->idle);
+    pthread_mutex_destroy(&g->lock);
+    free(g);
+    return rc;
+}
+
+/* ---- the whole ---- */
+
+static int zstd_measure(cf_info_pack *p, const cf_model *m, cf_err *err)
+{
+    uint64_t unpacked = 0;
+    const char *path = cf_catalogue_path(m->cat, 0);
+    cf_files files = {0};
+    for (uint32_t i = 0; i < m->n_moe; i++)
+        unpacked += m->moe[i].experts * cf_moe_record_bytes(&m->moe[i]);
+    if (unpacked)
+        p->ratio = (double)m->pack->stored_record_bytes / (double)unpacked;
+    int rc = cf_files_open(&files, &path, 1, false, err);
+    if (rc == 0)
+        rc = unpack_measure(m, &files, &p->unpack, err);
+    cf_files_close(&files);
+    if (rc == 0)
+        rc = cf_tune_drive_measure(m, &p->drive, p->why, sizeof p->why, err);
+    p->plain = p->drive;
+    p->compressed = p->drive / p->ratio < p->unpack ? p->drive / p->ratio : p->unpack;
+    return rc;
+}
+
+int cf_info_pack_make(cf_info_pack *p, const cf_model *m, cf_err *err)
+{
+    *p = (cf_info_pack){.ratio = 1};
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    p->threads = online > 0 ? (uint32_t)online : 1;
+    formats_find(p, m);
+    if (m->pack) {
+        p->n_sums = m->pack->sums.n_list;
+        p->n_records = m->pack->sums.n_records;
+        p->zstd = m->pack->layers != NULL && m->n_moe;
+    }
+    return p->zstd ? zstd_measure(p, m, err) : 0;
+}
+
+/* What differs by less is the noise of two short measurements. */
+static int verdict(const cf_info_pack *p)
+{
+    return p->compressed > p->plain * 1.05 ? 1 : p->compressed < p->plain * 0.95 ? -1 : 0;
+}
+
+void cf_info_pack_rows(const cf_info_pack *p, cf_table *t)
+{
+    cf_table_cell(t, "formats");
+    if (p->experts[0])
+        cf_table_cell(t, "experts %s; the rest %s", p->experts, p->others);
+    else
+        cf_table_cell(t, "%s", p->others);
+    cf_table_end_row(t);
+    cf_table_cell(t, "integrity");
+    if (p->n_sums)
+        cf_table_cell(t,
+                      "checksums of %" PRIu64 " records and %" PRIu64 " pages, held against "
+                      "every read",
+                      p->n_records, p->n_sums - p->n_records);
+    else
+        cf_table_cell(t, "no checksums");
+    cf_table_end_row(t);
+    if (!p->zstd)
+        return;
+    static const char *const verdicts[] = {"does not pay here", "makes no difference here",
+                                           "pays here"};
+    cf_table_cell(t, "zstd");
+    if (p->drive <= 0)
+        cf_table_cell(t,
+                      "records are stored in %.1f %% of their bytes; %.2f GB/s unpacked by %u "
+                      "threads; the drive was not measured: %s",
+                      100 * p->ratio, p->unpack / 1e9, p->threads, p->why);
+    else
+        cf_table_cell(t,
+                      "%s: records arrive at %.2f GB/s at best, uncompressed at %.2f "
+                      "(stored in %.1f %%, drive %.2f GB/s, %u threads unpack %.2f GB/s)",
+                      verdicts[verdict(p) + 1], p->compressed / 1e9, p->plain / 1e9, 100 * p->ratio,
+                      p->drive / 1e9, p->threads, p->unpack / 1e9);
+    cf_table_end_row(t);
+}
+
+json_t *cf_info_pack_json(const cf_info_pack *p)
+{
+    json_t *value = json_pack("{s:s, s:s, s:I, s:I, s:b}", "expert_formats", p->experts,
+                              "other_formats", p->others, "checksums", (json_int_t)p->n_sums,
+                              "record_checksums", (json_int_t)p->n_records, "zstd", p->zstd);
+    if (p->zstd)
+        json_object_update_new(
+            value, json_pack("{s:f, s:f, s:f, s:o}", "ratio", p->ratio, "drive_bytes_per_s",
+                             p->drive, "unpack_bytes_per_s", p->unpack, "pays",
+                             p->drive > 0 ? json_boolean(verdict(p) > 0) : json_null()));
+    return value;
+}

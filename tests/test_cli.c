@@ -224,6 +224,13 @@ static const struct {
     {"info m --devices", "--devices takes no MODEL"},
     {"verify", "MODEL is missing"},
     {"verify m --vram 1G", "unknown option --vram"},
+    {"pack m", "MODEL and OUT.gguf are needed"},
+    {"pack m o p", "nothing else"},
+    {"pack m o", "does not end in .gguf"},
+    {"pack m o --experts q9", "--experts: \"q9\" is no type; known: keep q8_0"},
+    {"pack m o --resident Q8_0", "--resident"},
+    {"pack m o --zstd=20", "--zstd takes a whole number from 1 to 19"},
+    {"pack m o --jobs 0", "--jobs"},
     {"mkmodel --shape longcat-flash-tiny", "OUT_DIR is missing"},
     {"mkmodel o", "--shape NAME"},
     {"mkmodel o --shape a --copy b", "only one"},
@@ -248,7 +255,7 @@ static void usage_errors(void)
 static void help_everywhere(void)
 {
     static const char *const commands[] = {"run",    "chat", "eval",  "info",
-                                           "verify", "tune", "bench", "mkmodel"};
+                                           "verify", "tune", "bench", "pack", "mkmodel"};
     result r;
     cli(&r, "--help");
     CHECK_INT(r.code, 0);

@@ -19,6 +19,8 @@ $(BUILD)/tests/test_turns: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf_gp
 $(BUILD)/tests/test_window: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf_fetch_submit,--wrap=cf_gpu_attn_latent,--wrap=cf_gpu_glu
 # test_budget keeps books over every allocation.
 $(BUILD)/tests/test_budget: TEST_LDFLAGS := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free,--wrap=strdup,--wrap=mmap,--wrap=munmap,--wrap=mprotect,--wrap=volkLoadDeviceTable
+# test_pack runs the program beside it.
+$(BUILD)/tests/test_pack: | $(BUILD)/catflap
 # test_badmodel refuses O_DIRECT.
 $(BUILD)/tests/test_badmodel: TEST_LDFLAGS := -Wl,--wrap=open
 
@@ -32,14 +34,15 @@ ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_activations test_badmodel test_barriers test_block_models test_cache test_chat test_dense \
               test_encoder test_faults test_fetch test_gguf test_gguf_families test_gguf_models \
               test_hazard test_history test_identity test_index test_io test_jinja test_kv_q8 test_layout \
-              test_machine test_models test_policy test_predict test_prefill test_quants \
+              test_machine test_models test_pack test_policy test_predict test_prefill test_quants \
               test_regrouped test_replay test_residency test_routers test_rows test_safetensors \
               test_safetensors_write test_sampler test_state test_stored test_timeline \
               test_tokenizer test_tokenizer_forms test_tokenizer_parts test_turns test_utf8 \
               test_variants test_window)
 TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_badmodel test_barriers test_cache test_dense test_faults test_fetch \
-              test_identity test_io test_models test_predict test_rows test_timeline test_turns test_window)
+              test_identity test_io test_models test_pack test_predict test_rows test_timeline \
+              test_turns test_window)
 SAN_TESTS  := $(if $(findstring thread,$(SAN)),$(TSAN_TESTS),$(ASAN_TESTS))
 # Tests that run on every device there is, unless told on which.
 BY_DEVICE  := test_activations test_dense test_encoder test_gguf_families test_gguf_models \
@@ -53,6 +56,7 @@ runs = $(foreach t,$2,'$1/tests/$t$(if $(filter $(BY_DEVICE),$t), ref)$(if $(fil
 # ---- fuzz targets: the whole library, instrumented, in a folder of its own ----
 FUZZ      := $(FUZZ_SRC:%.c=$(BUILD)/%)
 FUZZ_RUNS := $(FUZZ_SRC:%.c=build-fuzz/%)
+$(BUILD)/tests/fuzz/fuzz_pack: $(BUILD)/tests/support/reseal.o
 $(FUZZ): $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/libcatflap.a
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)

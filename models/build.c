@@ -220,10 +220,12 @@ int cf_bind_piece(cf_build *b, uint32_t moe, uint32_t expert, uint32_t piece, ui
     uint64_t shape[2] = {rows, cols};
     if (!b->model->cat)
         return expected_add(b, name, 0, shape, 2, err);
-    if (b->model->pack)
-        return 0; /* cf_pack_bind */
     cf_stored s;
     cf_piece_def *p = &d->pieces[piece];
+    if (b->model->pack) { /* cf_pack_bind places it */
+        *p = (cf_piece_def){.dtype = CF_BF16, .rows = rows, .cols = cols};
+        return 0;
+    }
     int rc = cf_stored_bind(b, name, shape, 2, false, &s, err);
     if (rc == 0 && expert == 0)
         rc = piece_add(d, &s, p, err);
@@ -254,7 +256,7 @@ int cf_bind_fused(cf_build *b, uint32_t moe, const cf_fused *part, cf_piece_def 
     if (!b->model->cat)
         return expected_add(b, name, 0, shape, n_dims, err);
     if (b->model->pack)
-        return 0; /* cf_pack_bind */
+        return 0; /* cf_pack_bind places what lies in it */
     cf_stored s;
     int rc = cf_stored_bind(b, name, shape, n_dims, part->n != part->rows, &s, err);
     if (rc < 0)

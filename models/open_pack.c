@@ -4,6 +4,7 @@
  * A pack stores every expert as plain matrices, however its source fused or transposed them, so
  * what a family has to say about their places does not matter: build.c asks for none, and
  * cf_pack_bind fills them in afterwards. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,15 +13,30 @@
 #include "models/gguf.h"
 #include "models/open_pack.h"
 
-_Static_assert((int)CF_EXPERT_PIECES == (int)CF_PACK_PIECES &&
-                   (int)CF_RECORD_EXTENTS >= (int)CF_PACK_PIECES,
-               "a pack has all pieces of an expert, each an extent");
+/* Piece p of the pack as the model has it: matrices, then biases. */
+static cf_piece_def *piece_of(cf_moe_def *d, uint32_t p)
+{
+    return p < CF_EXPERT_PIECES ? &d->pieces[p] : &d->biases[p - CF_EXPERT_PIECES];
+}
 
-/* The matrices of an expert: [rows, cols] of piece p. */
+/* Whether experts have piece p: the family gave it a width. */
+static bool piece_wanted(cf_moe_def *d, uint32_t p)
+{
+    return piece_of(d, p)->cols > 0;
+}
+
+/* Formats that it may have. */
+static bool piece_can_be(uint32_t p, cf_format f)
+{
+    return p < CF_EXPERT_PIECES ? cf_build_can_bind(f) : f == CF_F32;
+}
+
+/* Matrices are [rows, cols], biases one row. */
 static void piece_shape(const cf_moe_def *d, uint32_t p, uint32_t *rows, uint32_t *cols)
 {
-    *rows = p == CF_DOWN ? d->hidden : d->ffn;
-    *cols = p == CF_DOWN ? d->ffn : d->hidden;
+    bool down = p % CF_EXPERT_PIECES == CF_DOWN;
+    *rows = p >= CF_EXPERT_PIECES ? 1 : down ? d->hidden : d->ffn;
+    *cols = (p >= CF_EXPERT_PIECES) == down ? d->hidden : d->ffn;
 }
 
 static const cf_tensor *tensor_take(cf_build *b, const char *name, cf_err *err)
@@ -34,30 +50,37 @@ static const cf_tensor *tensor_take(cf_build *b, const char *name, cf_err *err)
     return cf_catalogue_at(b->model->cat, (uint32_t)at);
 }
 
-static int plain_bind(cf_build *b, cf_moe_def *d, uint32_t expert, cf_err *err)
+static int piece_bind(cf_build *b, cf_moe_def *d, uint32_t expert, uint32_t p, uint32_t extent,
+                      cf_err *err)
 {
     char name[CF_GGUF_NAME_MAX + 1], have[128];
-    for (uint32_t p = 0; p < CF_PACK_PIECES; p++) {
-        uint32_t rows, cols;
-        piece_shape(d, p, &rows, &cols);
-        cf_pack_piece_name(name, sizeof name, d->layer, p, expert);
-        const cf_tensor *t = tensor_take(b, name, err);
-        if (!t)
-            return CF_EFORMAT;
-        if (t->n_dims != 2 || t->shape[0] != rows || t->shape[1] != cols)
-            return CF_FAIL(err, CF_EFORMAT,
-                           "%s: tensor %s has shape %s, the config implies [%u, %u]", b->model->dir,
-                           name, cf_tensor_shape_text(t, have, sizeof have), rows, cols);
-        cf_piece_def *piece = &d->pieces[p];
-        if (expert == 0)
-            *piece = (cf_piece_def){.dtype = t->format, .rows = rows, .cols = cols, .extent = p};
-        if (!cf_build_can_bind(t->format) || t->format != piece->dtype)
-            return CF_FAIL(
-                err, CF_EFORMAT, "%s: tensor %s has dtype %s, expert 0 of its layer has %s",
-                b->model->dir, name, cf_format_name(t->format), cf_format_name(piece->dtype));
-        d->extents[(size_t)expert * d->n_extents + p] = t->extent;
-    }
+    uint32_t rows, cols;
+    piece_shape(d, p, &rows, &cols);
+    cf_pack_piece_name(name, sizeof name, d->layer, p, expert);
+    const cf_tensor *t = tensor_take(b, name, err);
+    if (!t)
+        return CF_EFORMAT;
+    if (t->n_dims != 2 || t->shape[0] != rows || t->shape[1] != cols)
+        return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has shape %s, the config implies [%u, %u]",
+                       b->model->dir, name, cf_tensor_shape_text(t, have, sizeof have), rows, cols);
+    cf_piece_def *piece = piece_of(d, p);
+    if (expert == 0)
+        *piece = (cf_piece_def){.dtype = t->format, .rows = rows, .cols = cols, .extent = extent};
+    if (!piece_can_be(p, t->format) || t->format != piece->dtype)
+        return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has dtype %s, expert 0 of its layer has %s",
+                       b->model->dir, name, cf_format_name(t->format),
+                       cf_format_name(piece->dtype));
+    d->extents[(size_t)expert * d->n_extents + extent] = t->extent;
     return 0;
+}
+
+static int plain_bind(cf_build *b, cf_moe_def *d, uint32_t expert, cf_err *err)
+{
+    int rc = 0;
+    for (uint32_t p = 0, extent = 0; p < CF_PACK_PIECES && rc == 0; p++)
+        if (piece_wanted(d, p))
+            rc = piece_bind(b, d, expert, p, extent++, err);
+    return rc;
 }
 
 /* What the records of a layer are once unpacked. */
@@ -68,21 +91,25 @@ static int unpacked_describe(const cf_build *b, cf_moe_def *d, const cf_pack_lay
                        "%s: %u records of layer %u where the config implies %u of layer %u",
                        b->model->dir, l->experts, l->layer, d->experts, d->layer);
     d->unpacked_bytes = l->bytes;
-    d->n_unpacked = CF_PACK_PIECES;
+    d->n_unpacked = 0;
     for (uint32_t p = 0; p < CF_PACK_PIECES; p++) {
         uint32_t rows, cols;
         cf_format f = l->pieces[p].format;
         piece_shape(d, p, &rows, &cols);
-        if (l->pieces[p].rows != rows || l->pieces[p].cols != cols || !cf_build_can_bind(f))
+        if (!piece_wanted(d, p) && !l->pieces[p].rows)
+            continue;
+        if (l->pieces[p].rows != rows || l->pieces[p].cols != cols || !piece_can_be(p, f) ||
+            !piece_wanted(d, p))
             return CF_FAIL(
                 err, CF_EFORMAT,
                 "%s: piece %u of layer %u is [%u, %u] of %s, the config implies [%u, %u]",
                 b->model->dir, p, d->layer, l->pieces[p].rows, l->pieces[p].cols, cf_format_name(f),
                 rows, cols);
-        d->pieces[p] = (cf_piece_def){.dtype = f, .rows = rows, .cols = cols, .extent = p};
-        uint64_t bytes = rows * cf_format_row_bytes(f, cols);
-        d->unpacked[p] =
-            (cf_piece){.read_off = l->pieces[p].off, .off = l->pieces[p].off, .bytes = bytes};
+        *piece_of(d, p) =
+            (cf_piece_def){.dtype = f, .rows = rows, .cols = cols, .extent = d->n_unpacked};
+        d->unpacked[d->n_unpacked++] = (cf_piece){.read_off = l->pieces[p].off,
+                                                  .off = l->pieces[p].off,
+                                                  .bytes = rows * cf_format_row_bytes(f, cols)};
     }
     return 0;
 }
@@ -101,6 +128,31 @@ static int packed_bind(cf_build *b, cf_moe_def *d, uint32_t expert, cf_err *err)
     return 0;
 }
 
+/* The rotations as the source had them. */
+static int ropes_restore(cf_model *m, cf_err *err)
+{
+    cf_gguf_array n_rot = {0}, layout = {0}, freq = {0};
+    uint64_t at = 0, u = 0;
+    int rc = cf_gguf_get_array(m->pack->meta, "catflap.rope.n_rot", &n_rot, err);
+    if (rc <= 0 ||
+        (rc = cf_gguf_get_array(m->pack->meta, "catflap.rope.layout", &layout, err)) < 0 ||
+        (rc = cf_gguf_get_array(m->pack->meta, "catflap.rope.inv_freq", &freq, err)) < 0)
+        return rc;
+    bool good = n_rot.count == m->n_ropes && layout.count == m->n_ropes;
+    for (uint32_t i = 0; i < m->n_ropes && good; i++) {
+        cf_rope_def *r = &m->ropes[i];
+        good = cf_gguf_array_u64(&n_rot, i, &u) && u == r->n_rot &&
+               cf_gguf_array_u64(&layout, i, &u) && (u == CF_ROPE_INTERLEAVED || u == CF_ROPE_HALF);
+        r->layout = (cf_rope_layout)u;
+        for (uint32_t k = 0; k < r->n_rot / 2 && good; k++)
+            good = cf_gguf_array_f32(&freq, at++, &r->inv_freq[k]) && isfinite(r->inv_freq[k]);
+    }
+    if (!good || at != freq.count)
+        return CF_FAIL(err, CF_EFORMAT, "%s: catflap.rope does not fit the config's %u rotations",
+                       m->dir, m->n_ropes);
+    return 0;
+}
+
 int cf_pack_bind(cf_build *b, cf_err *err)
 {
     cf_model *m = b->model;
@@ -110,7 +162,9 @@ int cf_pack_bind(cf_build *b, cf_err *err)
                        m->pack->n_layers, m->n_moe);
     for (uint32_t i = 0; i < m->n_moe; i++) {
         cf_moe_def *d = &m->moe[i];
-        d->n_extents = m->pack->layers ? 1 : CF_PACK_PIECES;
+        d->n_extents = m->pack->layers ? 1 : 0;
+        for (uint32_t p = 0; p < CF_PACK_PIECES && !m->pack->layers; p++)
+            d->n_extents += piece_wanted(d, p);
         free(d->extents);
         d->extents = calloc((size_t)d->experts * d->n_extents, sizeof *d->extents);
         if (!d->extents)
@@ -122,7 +176,7 @@ int cf_pack_bind(cf_build *b, cf_err *err)
         if (rc < 0)
             return rc;
     }
-    return 0;
+    return ropes_restore(m, err);
 }
 
 static int config_read(cf_model *m, json_t **config, cf_err *err)

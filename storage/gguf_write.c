@@ -138,6 +138,14 @@ void cf_gguf_put_strings(cf_gguf_writer *w, const char *key, const char *const *
         text_put(&w->keys, list[i], strlen(list[i]));
 }
 
+void cf_gguf_put_entry(cf_gguf_writer *w, const cf_gguf_entry *e)
+{
+    text_put(&w->keys, e->key.at, e->key.bytes);
+    number_put(&w->keys, (uint64_t)e->type, 4);
+    bytes_put(&w->keys, e->value, e->value_bytes);
+    w->n_keys++;
+}
+
 static bool info_bytes(struct info *t)
 {
     cf_tensor c = {.format = t->format, .n_dims = t->n_dims};

@@ -29,6 +29,8 @@ void cf_gguf_put_array(cf_gguf_writer *w, const char *key, cf_gguf_type type, co
                        uint64_t count);
 void cf_gguf_put_strings(cf_gguf_writer *w, const char *key, const char *const *list,
                          uint64_t count);
+/* A key of another file, as it is there. */
+void cf_gguf_put_entry(cf_gguf_writer *w, const cf_gguf_entry *entry);
 /* shape: outermost first. Where the first extent is 0, append_whole says how long it is. The name
  * is copied. */
 void cf_gguf_put_tensor(cf_gguf_writer *w, const char *name, cf_format format, uint32_t n_dims,

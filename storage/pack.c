@@ -24,9 +24,10 @@ bool cf_pack_is(const cf_gguf *meta)
 const char *cf_pack_piece_name(char *buf, size_t size, uint32_t layer, uint32_t piece,
                                uint32_t expert)
 {
-    static const char *const names[CF_PACK_PIECES] = {"gate", "up", "down"};
+    static const char *const names[] = {"gate", "up", "down"};
     cf_assert(piece < CF_PACK_PIECES);
-    snprintf(buf, size, "blk.%u.ffn_%s.%u.weight", layer, names[piece], expert);
+    snprintf(buf, size, "blk.%u.ffn_%s.%u.%s", layer, names[piece % 3], expert,
+             piece < 3 ? "weight" : "bias");
     return buf;
 }
 
@@ -153,37 +154,46 @@ fail:
 
 /* ---- compressed records ---- */
 
+/* v: type, rows, columns and offset of a piece; what it is lies in [*free_off, bytes). */
+static bool piece_read(cf_pack_layer *l, uint32_t p, const uint64_t v[4], uint64_t *free_off)
+{
+    cf_tensor t = {.n_dims = 2};
+    uint64_t end;
+    if (!v[1] && !v[2])
+        return true;
+    if (v[0] > UINT32_MAX || !cf_format_find_gguf((uint32_t)v[0], &t.format) || !v[1] || !v[2] ||
+        v[1] > UINT32_MAX || v[2] > UINT32_MAX)
+        return false;
+    t.shape[0] = v[1];
+    t.shape[1] = v[2];
+    if (!cf_tensor_bytes(&t, &t.extent.bytes) || v[3] % CF_PACK_PIECE_ALIGN || v[3] < *free_off ||
+        !cf_add_u64(v[3], t.extent.bytes, &end) || end > l->bytes)
+        return false;
+    l->pieces[p].format = t.format;
+    l->pieces[p].rows = (uint32_t)v[1];
+    l->pieces[p].cols = (uint32_t)v[2];
+    l->pieces[p].off = v[3];
+    *free_off = end;
+    return true;
+}
+
 static int layer_read(const cf_gguf *g, cf_pack_layer *l, uint32_t index,
                       const cf_gguf_array list[7], cf_err *err)
 {
-    uint64_t v[7], end;
+    uint64_t v[4], free_off = 0;
     for (int i = 0; i < 3; i++)
-        if (!cf_gguf_array_u64(&list[i], index, &v[i]) || (i < 2 && v[i] > UINT32_MAX))
+        if (!cf_gguf_array_u64(&list[i], index, &v[i]) || v[i] > (i < 2 ? UINT32_MAX : INT64_MAX))
             return CF_FAIL(err, CF_EFORMAT, "%s: catflap.records of layer %u is out of range",
                            g->path, index);
     *l = (cf_pack_layer){.layer = (uint32_t)v[0], .experts = (uint32_t)v[1], .bytes = v[2]};
-    uint64_t free_off = 0;
     for (uint32_t p = 0; p < CF_PACK_PIECES; p++) {
-        bool good = l->bytes <= INT64_MAX;
-        for (int i = 3; i < 7; i++)
-            good = good && cf_gguf_array_u64(&list[i], index * CF_PACK_PIECES + p, &v[i]);
-        good =
-            good && v[3] <= UINT32_MAX && cf_format_find_gguf((uint32_t)v[3], &l->pieces[p].format);
-        cf_tensor t = {.n_dims = 2, .format = l->pieces[p].format};
-        good = good && v[4] && v[5] && v[4] <= UINT32_MAX && v[5] <= UINT32_MAX;
-        if (good) {
-            t.shape[0] = v[4];
-            t.shape[1] = v[5];
-        }
-        if (!good || !cf_tensor_bytes(&t, &t.extent.bytes) || v[6] % CF_PACK_PIECE_ALIGN ||
-            v[6] < free_off || !cf_add_u64(v[6], t.extent.bytes, &end) || end > l->bytes)
+        bool good = true;
+        for (int i = 0; i < 4; i++)
+            good = good && cf_gguf_array_u64(&list[3 + i], index * CF_PACK_PIECES + p, &v[i]);
+        if (!good || !piece_read(l, p, v, &free_off))
             return CF_FAIL(err, CF_EFORMAT,
                            "%s: piece %u of the records of layer %u does not fit them", g->path, p,
                            l->layer);
-        l->pieces[p].rows = (uint32_t)v[4];
-        l->pieces[p].cols = (uint32_t)v[5];
-        l->pieces[p].off = v[6];
-        free_off = end;
     }
     return 0;
 }

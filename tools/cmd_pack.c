@@ -121,8 +121,9 @@ static int record_write(pack *k, const cf_pack_part *part, cf_err *err)
     int rc = 0;
     if (k->options.zstd)
         rc = cf_gguf_append_whole(k->writer, part->data, part->bytes, err);
-    for (int p = 0; p < CF_EXPERT_PIECES && !k->options.zstd && rc == 0; p++)
-        rc = cf_gguf_append(k->writer, part->data + r->offs[p], r->bytes[p], err);
+    for (int p = 0; p < CF_PACK_PIECES && !k->options.zstd && rc == 0; p++)
+        rc =
+            !r->bytes[p] ? 0 : cf_gguf_append(k->writer, part->data + r->offs[p], r->bytes[p], err);
     k->sums[k->records++] = part->sum;
     k->record_bytes += cf_align_up(part->bytes, CF_PACK_ALIGN);
     k->plain_bytes += r->image_bytes;
@@ -236,8 +237,9 @@ static void roles_add(const pack *k, role *vectors, role *matrices, role *expert
     }
     for (uint32_t i = 0; i < k->model->n_moe; i++) {
         const cf_pack_records *r = &k->plan.layers[i];
-        for (int p = 0; p < CF_EXPERT_PIECES; p++)
-            role_add(experts, r->formats[p], r->moe->experts, 0, r->moe->experts * r->bytes[p]);
+        for (int p = 0; p < CF_PACK_PIECES; p++)
+            role_add(experts, r->formats[p], r->bytes[p] ? r->moe->experts : 0, 0,
+                     r->moe->experts * r->bytes[p]);
         experts->from += cf_moe_stored_bytes(r->moe);
     }
 }

@@ -1,7 +1,7 @@
 /* What goes into a pack: see pack_plan.h. */
 #include "tools/pack_plan.h"
 
-#include <glob.h>
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -133,24 +133,46 @@ static int tensors_plan(cf_pack_plan *p, cf_err *err)
 
 /* ---- records ---- */
 
-static void records_plan(cf_pack_plan *p, const cf_moe_def *moe, cf_pack_records *out)
+const cf_piece_def *cf_pack_piece(const cf_moe_def *moe, uint32_t p)
+{
+    const cf_piece_def *d =
+        p < CF_EXPERT_PIECES ? &moe->pieces[p] : &moe->biases[p - CF_EXPERT_PIECES];
+    return d->cols ? d : NULL;
+}
+
+/* Matrices in the type that was asked for, biases in F32. */
+static int records_plan(cf_pack_plan *p, const cf_moe_def *moe, cf_pack_records *out, cf_err *err)
 {
     static const char *const names[CF_EXPERT_PIECES] = {"gate", "up", "down"};
     uint64_t align = p->options.zstd ? CF_PACK_PIECE_ALIGN : CF_PACK_ALIGN;
+    uint32_t n = 0;
     *out = (cf_pack_records){.moe = moe};
-    for (int i = 0; i < CF_EXPERT_PIECES; i++) {
-        const cf_piece_def *d = &moe->pieces[i];
+    for (uint32_t i = 0; i < CF_PACK_PIECES; i++) {
+        const cf_piece_def *d = cf_pack_piece(moe, i);
         char name[64];
-        snprintf(name, sizeof name, "the %s of layer %u's experts", names[i], moe->layer);
-        out->formats[i] =
-            format_choose(p, p->options.experts, d->dtype, d->cols, !d->transposed, name);
+        if (!d)
+            continue;
+        snprintf(name, sizeof name, "the %s of layer %u's experts", names[i % CF_EXPERT_PIECES],
+                 moe->layer);
+        out->formats[i] = i >= CF_EXPERT_PIECES ? CF_F32
+                                                : format_choose(p, p->options.experts, d->dtype,
+                                                                d->cols, !d->transposed, name);
         out->offs[i] = out->image_bytes;
         out->bytes[i] = d->rows * cf_format_row_bytes(out->formats[i], d->cols);
         out->image_bytes = cf_align_up(out->image_bytes + out->bytes[i], align);
+        n++;
     }
+    if (!p->record_tensors)
+        p->record_tensors = n;
+    if (n != p->record_tensors)
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: an expert of layer %u has %u matrices and biases, those before it have "
+                       "%u: a pack holds one kind of record",
+                       p->model->dir, moe->layer, n, p->record_tensors);
     p->n_records += moe->experts;
     p->source_bytes += cf_moe_stored_bytes(moe);
     p->out_bytes += moe->experts * cf_align_up(out->image_bytes, CF_PACK_ALIGN);
+    return 0;
 }
 
 int cf_pack_plan_make(cf_pack_plan *p, cf_model *model, const cf_pack_options *options, cf_err *err)
@@ -161,7 +183,7 @@ int cf_pack_plan_make(cf_pack_plan *p, cf_model *model, const cf_pack_options *o
     if (!p->layers)
         CF_TRY(CF_FAIL(err, -ENOMEM, "out of memory for %u layers", model->n_moe));
     for (uint32_t i = 0; i < model->n_moe; i++)
-        records_plan(p, &model->moe[i], &p->layers[i]);
+        CF_TRY(records_plan(p, &model->moe[i], &p->layers[i], err));
     CF_TRY(tensors_plan(p, err));
     p->first_page_sum = p->n_records;
     p->n_sums += p->n_records;
@@ -195,6 +217,35 @@ static int file_declare(const cf_model *m, const char *name, cf_gguf_writer *w, 
     return 0;
 }
 
+/* Keys that begin so, as the source has them. */
+static void entries_declare(const cf_gguf *meta, const char *prefix, cf_gguf_writer *w)
+{
+    size_t n = strlen(prefix);
+    for (uint32_t i = 0; meta && i < cf_gguf_count(meta); i++) {
+        cf_gguf_entry e = cf_gguf_at(meta, i);
+        if (e.key.bytes >= n && memcmp(e.key.at, prefix, n) == 0)
+            cf_gguf_put_entry(w, &e);
+    }
+}
+
+/* The one rank file under a name of its own; of several none is the model's. */
+static bool ranks_find(const char *dir, char name[256])
+{
+    static const char end[] = ".tiktoken";
+    uint32_t n = 0;
+    DIR *d = opendir(dir);
+    for (const struct dirent *e; d && (e = readdir(d));) {
+        size_t bytes = strlen(e->d_name);
+        if (bytes < sizeof end || strcmp(e->d_name + bytes - (sizeof end - 1), end) != 0)
+            continue;
+        snprintf(name, 256, "%s", e->d_name);
+        n++;
+    }
+    if (d)
+        closedir(d);
+    return n == 1;
+}
+
 /* Files that a model is used with; what is not there is left out. */
 static int files_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
 {
@@ -203,15 +254,16 @@ static int files_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
                                         "chat_template.jinja",    "generation_config.json",
                                         "special_tokens_map.json"};
     const cf_model *m = p->model;
-    glob_t ranks = {0};
-    char pattern[4200];
+    char ranks[256];
     int rc = 0;
+    if (m->pack) {
+        entries_declare(m->gguf, CF_PACK_FILE_KEY, w);
+        return 0;
+    }
     for (size_t i = 0; i < sizeof names / sizeof names[0] && rc == 0; i++)
         rc = file_declare(m, names[i], w, err);
-    snprintf(pattern, sizeof pattern, "%s/*.tiktoken", m->dir);
-    if (rc == 0 && !m->pack && glob(pattern, 0, NULL, &ranks) == 0)
-        rc = file_declare(m, strrchr(ranks.gl_pathv[0], '/') + 1, w, err);
-    globfree(&ranks);
+    if (rc == 0 && ranks_find(m->dir, ranks))
+        rc = file_declare(m, ranks, w, err);
     return rc;
 }
 
@@ -251,7 +303,7 @@ static int names_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
 /* What compressed records are once unpacked. */
 static int records_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
 {
-    uint32_t n = p->model->n_moe, pieces = n * CF_EXPERT_PIECES;
+    uint32_t n = p->model->n_moe, pieces = n * CF_PACK_PIECES;
     uint32_t *u = calloc(2 * n + 3 * pieces + 1u, sizeof *u);
     uint64_t *v = calloc(n + pieces + 1u, sizeof *v);
     if (!u || !v) {
@@ -266,11 +318,15 @@ static int records_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err
         u[i] = r->moe->layer;
         u[n + i] = r->moe->experts;
         v[i] = r->image_bytes;
-        for (uint32_t k = 0; k < CF_EXPERT_PIECES; k++) {
-            types[i * CF_EXPERT_PIECES + k] = (uint32_t)cf_formats[r->formats[k]].gguf;
-            rows[i * CF_EXPERT_PIECES + k] = r->moe->pieces[k].rows;
-            cols[i * CF_EXPERT_PIECES + k] = r->moe->pieces[k].cols;
-            offs[i * CF_EXPERT_PIECES + k] = r->offs[k];
+        for (uint32_t k = 0; k < CF_PACK_PIECES; k++) {
+            const cf_piece_def *d = cf_pack_piece(r->moe, k);
+            uint32_t at = i * CF_PACK_PIECES + k;
+            if (!d)
+                continue;
+            types[at] = (uint32_t)cf_formats[r->formats[k]].gguf;
+            rows[at] = d->rows;
+            cols[at] = d->cols;
+            offs[at] = r->offs[k];
         }
     }
     cf_gguf_put_array(w, "catflap.records.layer", CF_GGUF_U32, u, n);
@@ -295,12 +351,45 @@ static void expert_declare(const cf_pack_plan *p, const cf_pack_records *r, uint
         cf_gguf_put_tensor(w, name, CF_I8, 1, shape);
         return;
     }
-    for (uint32_t k = 0; k < CF_EXPERT_PIECES; k++) {
-        shape[0] = r->moe->pieces[k].rows;
-        shape[1] = r->moe->pieces[k].cols;
+    for (uint32_t k = 0; k < CF_PACK_PIECES; k++) {
+        const cf_piece_def *d = cf_pack_piece(r->moe, k);
+        if (!d)
+            continue;
+        shape[0] = d->rows;
+        shape[1] = d->cols;
         cf_pack_piece_name(name, sizeof name, r->moe->layer, k, expert);
         cf_gguf_put_tensor(w, name, r->formats[k], 2, shape);
     }
+}
+
+/* Rotations need not be what the config says: some files have divisors, or another layout. */
+static int ropes_declare(const cf_model *m, cf_gguf_writer *w, cf_err *err)
+{
+    uint64_t n = 0, at = 0;
+    for (uint32_t i = 0; i < m->n_ropes; i++)
+        n += m->ropes[i].n_rot / 2;
+    uint32_t *u = calloc(2 * (size_t)m->n_ropes + 1, sizeof *u);
+    float *freq = calloc(n + 1, sizeof *freq);
+    if (!u || !freq) {
+        free(u);
+        free(freq);
+        return CF_FAIL(err, -ENOMEM, "out of memory for %u rotations", m->n_ropes);
+    }
+    for (uint32_t i = 0; i < m->n_ropes; i++) {
+        const cf_rope_def *r = &m->ropes[i];
+        u[i] = r->n_rot;
+        u[m->n_ropes + i] = (uint32_t)r->layout;
+        memcpy(freq + at, r->inv_freq, r->n_rot / 2 * sizeof *freq);
+        at += r->n_rot / 2;
+    }
+    if (m->n_ropes) {
+        cf_gguf_put_array(w, "catflap.rope.n_rot", CF_GGUF_U32, u, m->n_ropes);
+        cf_gguf_put_array(w, "catflap.rope.layout", CF_GGUF_U32, u + m->n_ropes, m->n_ropes);
+        cf_gguf_put_array(w, "catflap.rope.inv_freq", CF_GGUF_F32, freq, n);
+    }
+    free(u);
+    free(freq);
+    return 0;
 }
 
 int cf_pack_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
@@ -316,9 +405,13 @@ int cf_pack_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
     cf_gguf_put_u64(w, "catflap.pack.header_xxh3", 0);
     cf_gguf_put_u64(w, "catflap.pack.sums_xxh3", 0);
     cf_gguf_put_u64(w, "catflap.pack.first_record", p->n_tensors);
-    cf_gguf_put_u32(w, "catflap.pack.record_tensors", p->options.zstd ? 1 : CF_EXPERT_PIECES);
+    cf_gguf_put_u32(w, "catflap.pack.record_tensors",
+                    p->options.zstd || !p->record_tensors ? 1 : p->record_tensors);
     cf_gguf_put_string(w, "catflap.config", p->model->config, strlen(p->model->config));
     CF_TRY(files_declare(p, w, err));
+    /* A vocabulary in the source's own metadata comes along. */
+    entries_declare(p->model->gguf, "tokenizer.", w);
+    CF_TRY(ropes_declare(p->model, w, err));
     CF_TRY(names_declare(p, w, err));
     if (p->options.zstd && p->model->n_moe)
         CF_TRY(records_declare(p, w, err));

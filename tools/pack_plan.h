@@ -36,8 +36,9 @@ typedef struct cf_pack_tensor {
 /* The records of one layer: their pieces in an image, padded to its end. */
 typedef struct cf_pack_records {
     const cf_moe_def *moe;
-    cf_format formats[CF_EXPERT_PIECES];
-    uint64_t offs[CF_EXPERT_PIECES], bytes[CF_EXPERT_PIECES], image_bytes;
+    cf_format formats[CF_PACK_PIECES];
+    uint64_t offs[CF_PACK_PIECES], bytes[CF_PACK_PIECES]; /* bytes 0: no such piece */
+    uint64_t image_bytes;
 } cf_pack_records;
 
 typedef struct cf_pack_plan {
@@ -47,12 +48,15 @@ typedef struct cf_pack_plan {
     uint32_t n_tensors;
     cf_pack_records *layers; /* [model->n_moe] */
     uint64_t n_records, n_sums, first_page_sum;
-    uint64_t source_bytes; /* read in all */
-    uint64_t out_bytes;    /* written at most */
-    uint32_t n_fallbacks;  /* tensors that got another format than was asked for */
-    char fallback[160];    /* an example */
+    uint32_t record_tensors; /* pieces of a record */
+    uint64_t source_bytes;   /* read in all */
+    uint64_t out_bytes;      /* written at most */
+    uint32_t n_fallbacks;    /* tensors that got another format than was asked for */
+    char fallback[160];      /* an example */
 } cf_pack_plan;
 
+/* Piece p (storage/pack.h) of a layer's experts in the source, or NULL. */
+const cf_piece_def *cf_pack_piece(const cf_moe_def *moe, uint32_t p);
 int cf_pack_plan_make(cf_pack_plan *out, cf_model *model, const cf_pack_options *options,
                       cf_err *err);
 void cf_pack_plan_finish(cf_pack_plan *plan); /* accepts a zeroed struct */

@@ -193,18 +193,22 @@ fail:
 static int image_make(const cf_pack_work *w, struct scratch *s, const struct slot *slot,
                       struct buffer *image, uint64_t room, cf_err *err)
 {
-    static const char *const names[CF_EXPERT_PIECES] = {"gate", "up", "down"};
+    static const char *const names[CF_PACK_PIECES] = {"gate",      "up",      "down",
+                                                      "gate bias", "up bias", "down bias"};
     const cf_pack_records *r = &w->plan->layers[slot->part.layer];
     const uint8_t *at[CF_RECORD_EXTENTS] = {NULL};
     int rc = 0;
     CF_TRY(record_read(w, s, r->moe, slot->part.expert, at, err));
     CF_TRY(buffer_room(image, room, err));
     memset(image->data, 0, room);
-    for (int p = 0; p < CF_EXPERT_PIECES; p++) {
+    for (uint32_t p = 0; p < CF_PACK_PIECES; p++) {
+        const cf_piece_def *def = cf_pack_piece(r->moe, p);
         char name[80];
+        if (!def)
+            continue;
         snprintf(name, sizeof name, "layer %u, expert %u, %s", r->moe->layer, slot->part.expert,
                  names[p]);
-        cf_pack_source source = {.def = r->moe->pieces[p], .name = name};
+        cf_pack_source source = {.def = *def, .name = name};
         source.bytes = at[source.def.extent];
         CF_TRY(buffer_room(&s->tile, CF_PACK_TILE_ROWS * (uint64_t)source.def.cols * sizeof(float),
                            err));

@@ -136,8 +136,8 @@ void cache_landing_free(cf_cache *c, struct slot *s)
     guesses_start(c);
 }
 
-/* READING (or COPYING, where unpacking failed) -> EMPTY, reported through the request's status. The
- * lock is held; the directory learns of it on the engine thread. */
+/* READING (or COPYING, where its check or unpacking failed) -> EMPTY, reported through the request's
+ * status. The lock is held; the directory learns of it on the engine thread. */
 static void slot_read_failed(cf_cache *c, struct slot *s)
 {
     s->state = EMPTY;
@@ -175,7 +175,7 @@ static void slot_landed(cf_cache *c, struct slot *s)
     }
 }
 
-/* A compressed record is unpacked in its landing place. On a worker. */
+/* A record is checked, and unpacked in its landing place. On a worker. */
 static void slot_on_unpacked(cf_unpack_job *job, void *user)
 {
     struct slot *s = user;
@@ -199,16 +199,18 @@ static void slot_on_read(cf_fetch_req *req, void *user)
 {
     struct slot *s = user;
     cf_cache *c = s->cache;
+    const cf_pack *pack = c->o.model->pack;
     pthread_mutex_lock(&c->lock);
     c->in_flight--;
     slot_show_read(c, s);
     if (req->status < 0) {
         slot_read_failed(c, s);
-    } else if (s->layout.packed_bytes) {
+    } else if (c->unpack) {
         s->state = COPYING;
         s->copies++;
         c->in_flight++;
         s->unpack = (cf_unpack_job){.layout = &s->layout, .slab = req->slab,
+                                    .sums = pack ? &pack->sums : NULL, .files = c->o.files,
                                     .done = slot_on_unpacked, .user = s};
         cf_unpack_push(c->unpack, &s->unpack);
     } else {
@@ -549,9 +551,10 @@ static uint32_t experts_most(const cf_model *model)
     return experts;
 }
 
+/* Whether records need more than to be read. */
 static bool any_packed(const cf_model *model)
 {
-    bool packed = false;
+    bool packed = model->pack != NULL;
     for (uint32_t i = 0; i < model->n_moe; i++)
         packed |= model->moe[i].unpacked_bytes > 0;
     return packed;

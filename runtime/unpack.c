@@ -1,4 +1,4 @@
-/* The workers that decode compressed records: see unpack.h.
+/* The workers that check and decode records: see unpack.h.
  *
  * Decoding in place is what zstd offers for one frame and one call, given the margin that
  * storage/layout.c leaves; whatever the bytes are, it writes to the record's length at most. */
@@ -41,24 +41,42 @@ uint64_t cf_unpack_memory(uint32_t threads)
     return sizeof(cf_unpack) + threads_resolve(threads) * (uint64_t)CONTEXT_BYTES;
 }
 
-static void job_run(ZSTD_DCtx *context, cf_unpack_job *job)
+static int job_check(const cf_unpack_job *job, cf_err *err)
+{
+    int rc = 0;
+    for (uint32_t i = 0; job->sums && i < job->layout->n_runs && rc == 0; i++) {
+        const cf_run *r = &job->layout->runs[i];
+        rc = cf_sums_check(job->sums, r->file, job->files->list[r->file].path, r->file_off,
+                           job->slab + r->slab_off, r->bytes, true, err);
+    }
+    return rc;
+}
+
+static int job_decode(ZSTD_DCtx *context, const cf_unpack_job *job, cf_err *err)
 {
     const cf_layout *l = job->layout;
-    size_t n = ZSTD_decompressDCtx(context, job->slab, l->unpacked_bytes, job->slab + l->packed_off,
-                                   l->packed_bytes);
-    job->status = 0;
+    if (!l->packed_bytes)
+        return 0;
+    size_t n = ZSTD_decompressDCtx(context, job->slab, l->unpacked_bytes,
+                                   job->slab + l->packed_off, l->packed_bytes);
     if (ZSTD_isError(n))
-        job->status =
-            CF_FAIL(&job->err, CF_EFORMAT,
-                    "a compressed record of %llu bytes at offset %llu does not unpack: %s",
-                    (unsigned long long)l->packed_bytes, (unsigned long long)l->runs[0].file_off,
-                    ZSTD_getErrorName(n));
-    else if (n != l->unpacked_bytes)
-        job->status = CF_FAIL(&job->err, CF_EFORMAT,
-                              "the compressed record at offset %llu has %zu bytes, its layer's "
-                              "have %llu",
-                              (unsigned long long)l->runs[0].file_off, n,
-                              (unsigned long long)l->unpacked_bytes);
+        return CF_FAIL(err, CF_EFORMAT,
+                       "a compressed record of %llu bytes at offset %llu does not unpack: %s",
+                       (unsigned long long)l->packed_bytes,
+                       (unsigned long long)l->runs[0].file_off, ZSTD_getErrorName(n));
+    if (n != l->unpacked_bytes)
+        return CF_FAIL(err, CF_EFORMAT,
+                       "the compressed record at offset %llu has %zu bytes, its layer's have %llu",
+                       (unsigned long long)l->runs[0].file_off, n,
+                       (unsigned long long)l->unpacked_bytes);
+    return 0;
+}
+
+static void job_run(ZSTD_DCtx *context, cf_unpack_job *job)
+{
+    job->status = job_check(job, &job->err);
+    if (job->status == 0)
+        job->status = job_decode(context, job, &job->err);
 }
 
 static void *worker_main(void *arg)

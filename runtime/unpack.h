@@ -1,14 +1,18 @@
-/* Compressed records become what kernels read: worker threads that decode a record inside its slab.
+/* Records of packs become what kernels read: worker threads that hold a record against its checksum
+ * and decode it inside its slab, where it is compressed.
  *
- * A job's slab holds the compressed bytes where the layout says (storage/layout.h, packed_off);
- * afterwards it holds the record from its beginning on. A record that does not decode to exactly
- * its length fails with a sentence. Jobs end in any order.
+ * A job's slab holds what its layout's runs brought; of a compressed record the frame lies where
+ * the layout says (storage/layout.h, packed_off), and afterwards the record lies there from the
+ * beginning on. A sum that does not hold, or a frame that does not decode to exactly the record's
+ * length, fails with a sentence. Jobs end in any order.
  * Threads: push from any thread; done is called on a worker, without locks held. */
 #ifndef CF_RUNTIME_UNPACK_H
 #define CF_RUNTIME_UNPACK_H
 
 #include "runtime/base/err.h"
+#include "storage/files.h"
 #include "storage/layout.h"
+#include "storage/sums.h"
 
 typedef struct cf_unpack cf_unpack;
 typedef struct cf_unpack_job cf_unpack_job;
@@ -16,6 +20,8 @@ typedef struct cf_unpack_job cf_unpack_job;
 struct cf_unpack_job {
     const cf_layout *layout;
     uint8_t *slab;
+    const cf_sums *sums; /* NULL: not checked */
+    const cf_files *files;
     void (*done)(cf_unpack_job *job, void *user);
     void *user;
     int status; /* valid in done */

@@ -162,7 +162,7 @@ static int request_check_sums(const cf_fetch *f, const cf_fetch_req *req, cf_err
     for (uint32_t i = 0; f->options.sums && i < req->n_runs && rc == 0; i++) {
         const cf_run *r = &req->runs[i];
         rc = cf_sums_check(f->options.sums, r->file, f->files->list[r->file].path, r->file_off,
-                           req->slab + r->slab_off, r->bytes, err);
+                           req->slab + r->slab_off, r->bytes, false, err);
     }
     return rc;
 }

@@ -11,7 +11,7 @@
  *                              +--------> IDLE (done not called)
  * A short read before the end of the file is continued; a failed read is tried once more; then the
  * request fails with a sentence that names the file, the offset and the error. On every completed
- * request the identity of its files is checked (cf_files_check), and its bytes against the
+ * request the identity of its files is checked (cf_files_check), and its pages against the
  * file's checksums, where it has some. After a failure the fetcher is as usable as before.
  *
  * Threads: submit, raise and cancel from any thread; done is called on the I/O thread, without
@@ -61,7 +61,8 @@ typedef struct cf_fetch_stats {
 typedef struct cf_fetch_options {
     cf_io_options io;
     uint32_t split_bytes; /* 0 = 512 KiB; a multiple of the alignment */
-    const cf_sums *sums;  /* what reads bring is held against them before done; may be NULL */
+    const cf_sums *sums;  /* pages are held against them before done; may be NULL. Records are not:
+                             whoever reads them checks them, off the I/O thread */
 } cf_fetch_options;
 
 /* Starts the I/O thread, which opens the engine; returns after that succeeded. `files` is borrowed

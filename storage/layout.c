@@ -118,8 +118,8 @@ void cf_layout_plan(cf_layout *l, const cf_extent *extents, uint32_t n, uint32_t
 }
 
 /* What a zstd frame can be ahead of its own input while it is decoded into the buffer that ends
- * with it: a block, the header and the checksum, 3 bytes a block (zstd.h, in-place decompression). A
- * block has at most 128 KiB, and no more than the frame. */
+ * with it: a block, the header and the checksum, 3 bytes a block (zstd.h, in-place decompression).
+ * A block has at most 128 KiB, and no more than the frame. */
 static uint64_t unpack_margin(uint64_t bytes)
 {
     const uint64_t block = 128 << 10;

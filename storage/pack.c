@@ -411,7 +411,8 @@ int cf_pack_verify(const cf_pack *pack, const char *path,
             uint64_t n = cf_min_u64(step, r->bytes - off);
             rc = cf_header_read(fd, path, r->off + off, buf, n, err);
             if (rc == 0)
-                rc = cf_sums_check(&pack->sums, pack->sums.file, path, r->off + off, buf, n, err);
+                rc = cf_sums_check(&pack->sums, pack->sums.file, path, r->off + off, buf, n, true,
+                                   err);
             done += n;
             if (progress)
                 progress(user, done);

@@ -63,7 +63,7 @@ static int pages_check(const cf_sums *s, const cf_sum_region *r, const char *pat
 }
 
 int cf_sums_check(const cf_sums *s, uint32_t file, const char *path, uint64_t off,
-                  const uint8_t *data, uint64_t bytes, cf_err *err)
+                  const uint8_t *data, uint64_t bytes, bool records, cf_err *err)
 {
     int rc = 0;
     if (file != s->file)
@@ -72,7 +72,7 @@ int cf_sums_check(const cf_sums *s, uint32_t file, const char *path, uint64_t of
     for (uint64_t i = region_find(s, off);
          rc == 0 && i < s->n_regions && s->regions[i].off < off + bytes; i++) {
         const cf_sum_region *r = &s->regions[i];
-        bool whole = r->off >= off && r->off + r->bytes <= off + bytes;
+        bool whole = records && r->off >= off && r->off + r->bytes <= off + bytes;
         if (r->pages)
             rc = pages_check(s, r, path, off, data, bytes, err);
         else if (whole && cf_sum_of(data + (r->off - off), r->bytes) != s->list[r->first])

@@ -34,10 +34,10 @@ uint64_t cf_sums_memory(const cf_sums *sums);
 uint64_t cf_sum_of(const void *data, uint64_t bytes);
 
 /* The bytes [off, off + bytes) of a file, both multiples of CF_SUM_PAGE, are what was summed: every
- * page of a region with a sum for each, and every other region that lies inside whole. CF_ECHANGED
- * with a sentence that names path, tensor and offset. */
+ * page of a region with a sum for each, and with `records` every other region that lies inside
+ * whole. CF_ECHANGED with a sentence that names path, tensor and offset. */
 int cf_sums_check(const cf_sums *sums, uint32_t file, const char *path, uint64_t off,
-                  const uint8_t *data, uint64_t bytes, cf_err *err);
+                  const uint8_t *data, uint64_t bytes, bool records, cf_err *err);
 
 /* ---- making them: tensors of which each page has its sum, in the order of the file ---- */
 

@@ -383,6 +383,15 @@ static int model_matches(const cf_tune *t, const cf_model *m, cf_err *err)
     return 0;
 }
 
+/* What a miss reads on average: compressed records take less in the file than in a slot. */
+static uint64_t stored_record_bytes(const cf_model *m, uint64_t records)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < m->n_moe; i++)
+        sum += cf_moe_stored_bytes(&m->moe[i]);
+    return records ? sum / records : 0;
+}
+
 static int model_use(tune_args *o, cf_err *err)
 {
     cf_tune *t = &o->tune;
@@ -393,7 +402,7 @@ static int model_use(tune_args *o, cf_err *err)
     CF_TRY(model_matches(t, m, err));
     o->engine.vram_bytes = o->vram_to;
     CF_TRY(cf_info_memory_make(&memory, m, &o->engine, err));
-    t->record_bytes = memory.plan.mean_record_bytes;
+    t->record_bytes = stored_record_bytes(m, memory.plan.total_records);
     t->slot_bytes = memory.plan.shape.slot_bytes;
     t->copies = !memory.plan.shape.in_place;
     if (o->vram_to)

@@ -122,7 +122,7 @@ static int extent_read(const cf_pack_work *w, const cf_extent *e, struct buffer 
         rc = window_read(w, e->file, begin, buf->data, end - begin, err);
     if (rc == 0 && pack)
         rc = cf_sums_check(&pack->sums, e->file, cf_catalogue_path(w->plan->model->cat, e->file),
-                           begin, buf->data, end - begin, err);
+                           begin, buf->data, end - begin, true, err);
     /* Read once: it should not push anything else out of the page cache. */
     posix_fadvise(w->fds[e->file], (off_t)begin, (off_t)(end - begin), POSIX_FADV_DONTNEED);
     *at = buf->data + (e->off - begin);

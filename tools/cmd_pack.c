@@ -32,8 +32,11 @@ static const char pack_help[] =
     "\n"
     "  --experts TYPE   of the experts' matrices; default keep\n"
     "  --resident TYPE  of the other matrices and the embeddings; default keep\n"
-    "                   TYPE: keep (as they are: nothing is lost), q8_0, q6_k, q5_k, q4_k, q4_0,\n"
-    "                   iq4_nl, mxfp4, bf16, f16\n"
+    "                   TYPE: keep, q8_0, q6_k, q5_k, q4_k, q4_0, iq4_nl, mxfp4, bf16, f16\n"
+    "\n"
+    "keep loses nothing: formats stay as they are. Matrices whose scales are tensors of their own\n"
+    "(FP8, packed INT4) become f32, which is larger: name a type for them. MXFP4 stays MXFP4.\n"
+    "\n"
     "  --zstd[=LEVEL]   compress each record (1 to 19, default 3); `catflap info` says whether "
     "that\n"
     "                   pays on this drive\n"
@@ -232,8 +235,9 @@ static void roles_add(const pack *k, role *vectors, role *matrices, role *expert
 {
     for (uint32_t i = 0; i < k->plan.n_tensors; i++) {
         const cf_pack_tensor *t = &k->plan.tensors[i];
-        bool small = t->format == CF_F32 && t->from->n_dims == 1;
-        role_add(small ? vectors : matrices, t->format, 1, t->from->extent.bytes, t->bytes);
+        bool small = t->format == CF_F32 && t->n_dims == 1;
+        role_add(small ? vectors : matrices, t->format, 1, cf_pack_tensor_source_bytes(t),
+                 t->bytes);
     }
     for (uint32_t i = 0; i < k->model->n_moe; i++) {
         const cf_pack_records *r = &k->plan.layers[i];
@@ -281,6 +285,9 @@ static void summary_print(const pack *k)
     if (k->plan.n_fallbacks)
         printf("  %u of another type than asked for, such as: %s\n", k->plan.n_fallbacks,
                k->plan.fallback);
+    if (k->plan.n_scaled)
+        printf("  %" PRIu64 " matrices whose scales are tensors of their own became f32\n",
+               k->plan.n_scaled);
     if (k->options.zstd && k->plain_bytes)
         printf("  zstd: records shrank to %.1f %%\n",
                100.0 * (double)k->record_bytes / (double)k->plain_bytes);

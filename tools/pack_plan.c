@@ -10,6 +10,7 @@
 #include "runtime/base/align.h"
 #include "runtime/model_file.h"
 #include "runtime/quantise.h"
+#include "tools/pack_source.h"
 
 enum { MAX_SIDE_FILE_BYTES = 64 << 20 };
 
@@ -45,13 +46,19 @@ static cf_format format_fitting(cf_format f, uint64_t cols)
     return cols % cf_formats[small].block_values == 0 ? small : CF_F16;
 }
 
-static cf_format format_choose(cf_pack_plan *p, cf_pack_type type, cf_format from, uint64_t cols,
-                               bool plain, const char *name)
+/* n matrices, each as `from` says. */
+static cf_format format_choose(cf_pack_plan *p, cf_pack_type type, const cf_piece_def *from,
+                               uint64_t n, const char *name)
 {
-    /* What cannot stand without its scales, or lies transposed in blocks, is stored as numbers. */
-    if (type.keep)
-        return cf_build_can_bind(from) && (plain || cf_formats[from].block_values == 1) ? from
-                                                                                        : CF_BF16;
+    uint64_t cols = from->cols;
+    if (type.keep && !from->scale.rows)
+        return from->dtype;
+    if (type.keep && cf_pack_repacks(from, CF_MXFP4))
+        return CF_MXFP4;
+    if (type.keep) {
+        p->n_scaled += n;
+        return CF_F32;
+    }
     cf_format f = format_fitting(type.format, cols);
     if (f != type.format && p->n_fallbacks++ == 0)
         snprintf(p->fallback, sizeof p->fallback, "%s has rows of %llu values: %s", name,
@@ -64,31 +71,38 @@ static cf_format format_choose(cf_pack_plan *p, cf_pack_type type, cf_format fro
 /* How a tensor is used: 0 not at all. */
 enum { USE_MATRIX = 1, USE_F32 = 2, USE_TABLE = 4 };
 
-static int use_mark(const cf_model *m, uint8_t *use, const char *name, int how, cf_err *err)
+typedef struct usage {
+    int how;
+    const cf_weight_def *weight; /* one of those that lie in it; NULL: a table */
+} usage;
+
+static int use_mark(const cf_model *m, usage *use, const char *name, int how,
+                    const cf_weight_def *weight, cf_err *err)
 {
     int64_t at = cf_catalogue_find(m->cat, name);
     if (at < 0)
         return CF_FAIL(err, CF_EFORMAT, "%s: %s is no tensor of its own and cannot be packed",
-                       m->dir, name);
-    use[at] |= (uint8_t)how;
+                       cf_model_path(m), name);
+    use[at].how |= how;
+    use[at].weight = weight;
     return 0;
 }
 
-static int weight_mark(const cf_model *m, uint8_t *use, cf_wid w, int how, cf_err *err)
+static int weight_mark(const cf_model *m, usage *use, cf_wid w, int how, cf_err *err)
 {
-    return w == CF_NO_WEIGHT ? 0 : use_mark(m, use, m->weights[w].name, how, err);
+    return w == CF_NO_WEIGHT ? 0 : use_mark(m, use, m->weights[w].name, how, &m->weights[w], err);
 }
 
-static int uses_find(const cf_model *m, uint8_t *use, cf_err *err)
+static int uses_find(const cf_model *m, usage *use, cf_err *err)
 {
     int rc = 0;
     for (uint32_t i = 0; i < m->n_weights; i++) {
         const cf_weight_def *w = &m->weights[i];
-        CF_TRY(use_mark(m, use, w->name, w->rows == 1 || w->must_be_finite ? USE_F32 : USE_MATRIX,
-                        err));
+        CF_TRY(
+            weight_mark(m, use, i, w->rows == 1 || w->must_be_finite ? USE_F32 : USE_MATRIX, err));
     }
     for (uint32_t i = 0; i < m->n_tables; i++)
-        CF_TRY(use_mark(m, use, m->tables[i].name, USE_TABLE, err));
+        CF_TRY(use_mark(m, use, m->tables[i].name, USE_TABLE, NULL, err));
     for (const cf_step *s = m->steps; s < m->steps + m->n_steps; s++) {
         if (s->kind != CF_STEP_ROUTE)
             continue;
@@ -100,33 +114,85 @@ fail:
     return rc;
 }
 
-static void tensor_plan(cf_pack_plan *p, const cf_tensor *t, int use)
+/* The tensor that a part of a file belongs to. */
+static const cf_tensor *tensor_around(const cf_catalogue *cat, const cf_extent *part)
+{
+    for (uint32_t i = 0; i < cf_catalogue_count(cat); i++) {
+        const cf_tensor *t = cf_catalogue_at(cat, i);
+        if (t->extent.file == part->file && t->extent.off <= part->off &&
+            part->off + part->bytes <= t->extent.off + t->extent.bytes)
+            return t;
+    }
+    return NULL;
+}
+
+/* A matrix in two tensors: its codes go by another name and shape than it has. */
+static int scaled_describe(const cf_model *m, const cf_weight_def *w, cf_pack_tensor *out,
+                           cf_err *err)
+{
+    static const char *const ends[] = {"_packed", "_blocks"};
+    out->scales = tensor_around(m->cat, &w->scale_extent);
+    if (!out->scales)
+        return CF_FAIL(err, CF_EFORMAT, "%s: the scales of %s are no tensor of their own",
+                       cf_model_path(m), w->name);
+    out->def.dtype = w->dtype;
+    out->def.scale = w->scale;
+    out->def.cols = w->cols;
+    out->n_dims = 2;
+    out->shape[0] = out->from->extent.bytes / cf_format_row_bytes(w->dtype, w->cols);
+    out->shape[1] = w->cols;
+    size_t n = strlen(out->name);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t k = strlen(ends[i]);
+        if (n > k && strcmp(out->name + n - k, ends[i]) == 0)
+            out->name[n - k] = 0;
+    }
+    return 0;
+}
+
+uint64_t cf_pack_tensor_source_bytes(const cf_pack_tensor *t)
+{
+    return t->from->extent.bytes + (t->scales ? t->scales->extent.bytes : 0);
+}
+
+static int tensor_plan(cf_pack_plan *p, const cf_tensor *t, const usage *use, cf_err *err)
 {
     cf_pack_tensor *out = &p->tensors[p->n_tensors++];
-    *out = (cf_pack_tensor){.from = t, .rows = 1, .cols = t->shape[t->n_dims - 1]};
-    for (uint32_t i = 0; i + 1 < t->n_dims; i++)
-        out->rows *= t->shape[i];
-    out->table = (use & USE_TABLE) != 0;
-    out->format = t->n_dims == 1 || (use & USE_F32)
+    *out = (cf_pack_tensor){.from = t, .rows = 1, .n_dims = t->n_dims, .name = strdup(t->name)};
+    if (!out->name)
+        return CF_FAIL(err, -ENOMEM, "out of memory for a tensor's name");
+    memcpy(out->shape, t->shape, sizeof out->shape);
+    out->def = (cf_piece_def){.dtype = t->format, .cols = (uint32_t)t->shape[t->n_dims - 1]};
+    if (use->weight && use->weight->scale.rows) {
+        int rc = scaled_describe(p->model, use->weight, out, err);
+        if (rc < 0)
+            return rc;
+    }
+    out->cols = out->def.cols;
+    for (uint32_t i = 0; i + 1 < out->n_dims; i++)
+        out->rows *= out->shape[i];
+    out->table = (use->how & USE_TABLE) != 0;
+    out->format = out->n_dims == 1 || (use->how & USE_F32)
                       ? CF_F32
-                      : format_choose(p, p->options.resident, t->format, out->cols, true, t->name);
+                      : format_choose(p, p->options.resident, &out->def, 1, out->name);
     out->bytes = out->rows * cf_format_row_bytes(out->format, out->cols);
-    p->source_bytes += t->extent.bytes;
+    p->source_bytes += cf_pack_tensor_source_bytes(out);
     p->out_bytes += cf_align_up(out->bytes, CF_PACK_ALIGN);
     p->n_sums += cf_ceil_div(out->bytes, CF_SUM_PAGE);
+    return 0;
 }
 
 static int tensors_plan(cf_pack_plan *p, cf_err *err)
 {
     const cf_model *m = p->model;
     uint32_t n = cf_catalogue_count(m->cat);
-    uint8_t *use = calloc(n + 1, 1);
-    p->tensors = calloc(n + 1, sizeof *p->tensors);
+    usage *use = calloc(n + 1u, sizeof *use);
+    p->tensors = calloc(n + 1u, sizeof *p->tensors);
     int rc = use && p->tensors ? uses_find(m, use, err)
                                : CF_FAIL(err, -ENOMEM, "out of memory for %u tensors", n);
     for (uint32_t i = 0; i < n && rc == 0; i++)
-        if (use[i])
-            tensor_plan(p, cf_catalogue_at(m->cat, i), use[i]);
+        if (use[i].how)
+            rc = tensor_plan(p, cf_catalogue_at(m->cat, i), &use[i], err);
     free(use);
     return rc;
 }
@@ -154,9 +220,9 @@ static int records_plan(cf_pack_plan *p, const cf_moe_def *moe, cf_pack_records 
             continue;
         snprintf(name, sizeof name, "the %s of layer %u's experts", names[i % CF_EXPERT_PIECES],
                  moe->layer);
-        out->formats[i] = i >= CF_EXPERT_PIECES ? CF_F32
-                                                : format_choose(p, p->options.experts, d->dtype,
-                                                                d->cols, !d->transposed, name);
+        out->formats[i] = i >= CF_EXPERT_PIECES
+                              ? CF_F32
+                              : format_choose(p, p->options.experts, d, moe->experts, name);
         out->offs[i] = out->image_bytes;
         out->bytes[i] = d->rows * cf_format_row_bytes(out->formats[i], d->cols);
         out->image_bytes = cf_align_up(out->image_bytes + out->bytes[i], align);
@@ -196,6 +262,8 @@ fail:
 
 void cf_pack_plan_finish(cf_pack_plan *p)
 {
+    for (uint32_t i = 0; i < p->n_tensors; i++)
+        free(p->tensors[i].name);
     free(p->tensors);
     free(p->layers);
     *p = (cf_pack_plan){0};
@@ -270,8 +338,8 @@ static int files_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
 /* The name in the pack: the source's, unless GGUF readers would not take it. */
 static void name_short(const cf_pack_tensor *t, uint32_t index, char *buf, size_t size)
 {
-    if (strlen(t->from->name) <= CF_GGUF_NAME_MAX)
-        snprintf(buf, size, "%s", t->from->name);
+    if (strlen(t->name) <= CF_GGUF_NAME_MAX)
+        snprintf(buf, size, "%s", t->name);
     else
         snprintf(buf, size, "catflap.tensor.%u", index);
 }
@@ -288,10 +356,10 @@ static int names_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
     }
     for (uint32_t i = 0; i < p->n_tensors; i++) {
         name_short(&p->tensors[i], i, names[i], sizeof names[i]);
-        if (strcmp(names[i], p->tensors[i].from->name) == 0)
+        if (strcmp(names[i], p->tensors[i].name) == 0)
             continue;
         list[n++] = names[i];
-        list[n++] = p->tensors[i].from->name;
+        list[n++] = p->tensors[i].name;
     }
     if (n)
         cf_gguf_put_strings(w, "catflap.names", list, n);
@@ -418,7 +486,7 @@ int cf_pack_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
     for (uint32_t i = 0; i < p->n_tensors; i++) {
         const cf_pack_tensor *t = &p->tensors[i];
         name_short(t, i, name, sizeof name);
-        cf_gguf_put_tensor(w, name, t->format, t->from->n_dims, t->from->shape);
+        cf_gguf_put_tensor(w, name, t->format, t->n_dims, t->shape);
     }
     for (uint32_t i = 0; i < p->model->n_moe; i++)
         for (uint32_t e = 0; e < p->layers[i].moe->experts; e++)

@@ -2,6 +2,8 @@
  *
  * A tensor of the model that is resident or read by rows keeps its name and shape; vectors, norms
  * and routers are F32. A record is an expert's matrices, each plain, however the source has them.
+ * Outer scales (models/stored.h) are applied: what `keep` keeps of such a matrix are its values, in
+ * F32; of MXFP4, whose scales are powers of two for 32 values of a row, also its form.
  * Where the wanted format's blocks do not divide a row, another one is taken, and counted.
  * Thread-safety: read-only once made. */
 #ifndef CF_TOOLS_PACK_PLAN_H
@@ -10,7 +12,7 @@
 #include "runtime/model.h"
 #include "storage/gguf_write.h"
 
-/* `keep`: the source's own format. */
+/* `keep`: the source's own format, or one that loses nothing of it. */
 typedef struct cf_pack_type {
     bool keep;
     cf_format format;
@@ -27,11 +29,17 @@ typedef struct cf_pack_options {
 } cf_pack_options;
 
 typedef struct cf_pack_tensor {
-    const cf_tensor *from;
+    const cf_tensor *from, *scales; /* scales NULL: none */
+    cf_piece_def def;               /* how the source has its rows; .rows is not looked at */
+    char *name;                     /* without what says how it was stored */
+    uint32_t n_dims;
+    uint64_t shape[CF_MAX_DIMS];
     cf_format format;
     uint64_t rows, cols, bytes;
     bool table;
 } cf_pack_tensor;
+
+uint64_t cf_pack_tensor_source_bytes(const cf_pack_tensor *t);
 
 /* The records of one layer: their pieces in an image, padded to its end. */
 typedef struct cf_pack_records {
@@ -53,6 +61,7 @@ typedef struct cf_pack_plan {
     uint64_t out_bytes;      /* written at most */
     uint32_t n_fallbacks;    /* tensors that got another format than was asked for */
     char fallback[160];      /* an example */
+    uint64_t n_scaled;       /* matrices of which only the values were kept, in F32 */
 } cf_pack_plan;
 
 /* Piece p (storage/pack.h) of a layer's experts in the source, or NULL. */

@@ -164,22 +164,37 @@ static int record_read(const cf_pack_work *w, struct scratch *s, const cf_moe_de
 
 /* ---- parts ---- */
 
+/* Of rows [row, row + rows). */
+static cf_extent scales_of(const cf_pack_tensor *t, uint64_t row, uint64_t rows)
+{
+    const cf_scale_def *s = &t->def.scale;
+    uint64_t row_bytes = cf_format_row_bytes(s->format, cf_ceil_div(t->cols, s->cols));
+    cf_extent e = t->scales->extent;
+    e.off += row / s->rows * row_bytes;
+    e.bytes = cf_ceil_div(rows, s->rows) * row_bytes;
+    return e;
+}
+
 static int tensor_part(const cf_pack_work *w, struct scratch *s, struct slot *slot, uint64_t row,
                        uint64_t rows)
 {
     const cf_pack_tensor *t = &w->plan->tensors[slot->part.tensor];
-    uint64_t from_row = cf_format_row_bytes(t->from->format, t->cols);
-    cf_extent e = t->from->extent;
+    uint64_t from_row = cf_format_row_bytes(t->def.dtype, t->cols);
+    cf_extent e = t->from->extent, scales;
     e.off += row * from_row;
     e.bytes = rows * from_row;
     slot->part.bytes = rows * cf_format_row_bytes(t->format, t->cols);
     slot->part.source_bytes = e.bytes;
     slot->part.data = NULL;
-    cf_pack_source source = {
-        .def = {.dtype = t->from->format, .rows = (uint32_t)rows, .cols = (uint32_t)t->cols},
-        .name = t->from->name};
+    cf_pack_source source = {.def = t->def, .name = t->name};
     int rc = 0;
+    source.def.rows = (uint32_t)rows;
     CF_TRY(extent_read(w, &e, &s->extents[0], &source.bytes, &slot->err));
+    if (t->scales) { /* slices begin where rows of scales do */
+        scales = scales_of(t, row, rows);
+        slot->part.source_bytes += scales.bytes;
+        CF_TRY(extent_read(w, &scales, &s->extents[1], &source.scales, &slot->err));
+    }
     CF_TRY(buffer_room(&slot->out, slot->part.bytes, &slot->err));
     CF_TRY(buffer_room(&s->tile, CF_PACK_TILE_ROWS * t->cols * sizeof(float), &slot->err));
     CF_TRY(cf_pack_convert(&source, 0, rows, t->format, (float *)(void *)s->tile.data,
@@ -210,6 +225,8 @@ static int image_make(const cf_pack_work *w, struct scratch *s, const struct slo
                  names[p]);
         cf_pack_source source = {.def = *def, .name = name};
         source.bytes = at[source.def.extent];
+        if (def->scale.rows)
+            source.scales = at[source.def.scale_extent];
         CF_TRY(buffer_room(&s->tile, CF_PACK_TILE_ROWS * (uint64_t)source.def.cols * sizeof(float),
                            err));
         CF_TRY(cf_pack_convert(&source, 0, source.def.rows, r->formats[p],
@@ -253,9 +270,10 @@ fail:
 
 static uint64_t slice_rows(const cf_pack_tensor *t)
 {
-    uint64_t row = cf_max_u64(cf_format_row_bytes(t->from->format, t->cols),
+    uint64_t row = cf_max_u64(cf_format_row_bytes(t->def.dtype, t->cols),
                               cf_format_row_bytes(t->format, t->cols));
-    return cf_max_u64(SLICE_BYTES / row, 1);
+    uint64_t step = t->scales ? t->def.scale.rows : 1;
+    return cf_max_u64(SLICE_BYTES / row / step, 1) * step;
 }
 
 /* The part that the cursor is at, which moves on; false at the end. */

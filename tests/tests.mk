@@ -19,8 +19,8 @@ $(BUILD)/tests/test_turns: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf_gp
 $(BUILD)/tests/test_window: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf_fetch_submit,--wrap=cf_gpu_attn_latent,--wrap=cf_gpu_glu
 # test_budget keeps books over every allocation.
 $(BUILD)/tests/test_budget: TEST_LDFLAGS := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free,--wrap=strdup,--wrap=mmap,--wrap=munmap,--wrap=mprotect,--wrap=volkLoadDeviceTable
-# test_pack runs the program beside it.
-$(BUILD)/tests/test_pack: | $(BUILD)/catflap
+# These run the program beside them.
+$(BUILD)/tests/test_pack $(BUILD)/tests/test_pack_sources: | $(BUILD)/catflap
 # test_badmodel refuses O_DIRECT.
 $(BUILD)/tests/test_badmodel: TEST_LDFLAGS := -Wl,--wrap=open
 
@@ -34,8 +34,8 @@ ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_activations test_badmodel test_barriers test_block_models test_cache test_chat test_dense \
               test_encoder test_faults test_fetch test_gguf test_gguf_families test_gguf_models \
               test_hazard test_history test_identity test_index test_io test_jinja test_kv_q8 test_layout \
-              test_machine test_models test_pack test_policy test_predict test_prefill test_quants \
-              test_regrouped test_replay test_residency test_routers test_rows test_safetensors \
+              test_machine test_models test_pack test_pack_sources test_policy test_predict test_prefill \
+              test_quants test_regrouped test_replay test_residency test_routers test_rows test_safetensors \
               test_safetensors_write test_sampler test_state test_stored test_timeline \
               test_tokenizer test_tokenizer_forms test_tokenizer_parts test_turns test_utf8 \
               test_variants test_window)

@@ -1,8 +1,10 @@
 /* Drives that misbehave: seeded random runs over the fault engine. Catches a short read taken for a
  * whole one, a failed read that leaves a slot half written or a waiter waiting, completions in
- * another order computed on too early, an error that leaks into the next answer.
+ * another order computed on too early, an error that leaks into the next answer, a damaged byte of a
+ * pack that becomes a token.
  *
- * In every run: each failure is one sentence, the session goes on from where its last whole chunk
+ * Subjects are checkpoints, packs of them (made by the built program, beside this one's folder) and a
+ * GGUF file. In every run: each failure is one sentence, the session goes on from where its last whole chunk
  * ended, and what it computes in the end is what it computes on a healthy drive, bit for bit. A run
  * that hangs is ended by an alarm that tells its seed.
  *
@@ -14,13 +16,17 @@
 #include "tests/check.h"
 #include "tests/support/oracle.h"
 #include "tests/support/sized.h"
+#include "tests/support/tmpfiles.h"
 
 enum { CHUNK = 8, RUNS = 300, ATTEMPTS = 200, HANG_SECONDS = 120 };
 
 /* A model file of some kind, and what it computes when nothing goes wrong. */
 struct subject {
     const char *dir;
-    bool checksums; /* damaged bytes are caught: damage is dealt too */
+    const char *packed; /* options of `catflap pack`: the pack is the subject; NULL: dir is */
+    const char *stem;   /* of the prompt's files; NULL: they are in dir */
+    bool checksums;     /* damaged bytes are caught: damage is dealt too */
+    char path[300];
     sized_model model;
     oracle *prompt;
     float *want; /* logits [n_prompt, vocab] */
@@ -31,12 +37,19 @@ static struct subject subjects[] = {
     {.dir = "tests/fixtures/models/longcat_ngram"}, /* rows of tables */
     {.dir = "tests/fixtures/models/mixtral"},
     {.dir = "tests/fixtures/models/dbrx"}, /* fused, transposed */
+    {.dir = "tests/fixtures/models/longcat_ngram", .packed = "", .checksums = true},
+    {.dir = "tests/fixtures/models/mixtral", .packed = "--experts q8_0 --zstd", .checksums = true},
+    {.dir = "../shared/fixtures/gguf/qwen3_moe-q4_k_m.gguf",
+     .stem = "../shared/fixtures/gguf/qwen3_moe-q4_k_m"},
 };
 enum { SUBJECTS = sizeof subjects / sizeof *subjects };
 
+static uint32_t n_subjects; /* those that are there */
+static tmp_dir packs;
+
 /* What came of all runs, so that a table of faults that never strike is noticed. */
 static struct tally {
-    uint64_t runs, opened, failures, refused, first_seed, last_seed;
+    uint64_t runs, opened, failures, damages, refused, first_seed, last_seed;
 } tally;
 
 static volatile sig_atomic_t running_seed;
@@ -91,7 +104,7 @@ static struct run run_draw(uint64_t seed)
 {
     static const char *const policies[] = {"lru", "lfu", "lfu:1", "phase", "echo"};
     cf_rng rng = {seed};
-    struct run r = {.seed = seed, .of = &subjects[below(&rng, SUBJECTS)]};
+    struct run r = {.seed = seed, .of = &subjects[below(&rng, n_subjects)]};
     const sized_model *m = &r.of->model;
     cf_options_init(&r.options);
     r.options.device = "ref";
@@ -128,6 +141,7 @@ static void row_keep(void *user, uint32_t position, const float *logits, const f
 static void sentence_check(const struct run *r, const cf_err *err)
 {
     size_t n = strlen(err->msg);
+    tally.damages += strstr(err->msg, "is damaged") != NULL;
     bool fine = n > 20 && !strchr(err->msg, '\n') && err->code < 0;
     if (!fine)
         printf("    seed %llu: \"%s\" (%d) is no sentence\n", (unsigned long long)r->seed, err->msg,
@@ -171,7 +185,7 @@ static void run_one(struct run *r, const float *want, float *keep)
     r->options.fault = want ? &r->fault : NULL;
     r->slots = sized_slots_from(&r->of->model, &r->options, r->slots);
     CHECK(sized_budgets(&r->of->model, &r->options, r->slots, false));
-    if (cf_engine_open(&e, r->of->dir, &r->options, &err) < 0) {
+    if (cf_engine_open(&e, r->of->path, &r->options, &err) < 0) {
         tally.refused++;
         sentence_check(r, &err);
     } else if (cf_session_create(&s, e, &err) == 0) {
@@ -192,10 +206,28 @@ static void run_one(struct run *r, const float *want, float *keep)
     free(got.logits);
 }
 
+/* Where the subject is: its pack is made first. False: it is not there. */
+static bool subject_find(struct subject *x)
+{
+    char self[1024], line[2048];
+    static uint32_t n_packs;
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[n > 0 ? n : 0] = 0;
+    for (int up = 0; up < 2; up++)
+        *(strrchr(self, '/') ? strrchr(self, '/') : self) = 0;
+    snprintf(x->path, sizeof x->path, "%s", x->dir);
+    if (!x->packed)
+        return access(x->path, F_OK) == 0;
+    snprintf(x->path, sizeof x->path, "%s/%u.gguf", packs.path, n_packs++);
+    snprintf(line, sizeof line, "%s/catflap pack %s %s %s -q >/dev/null", self, x->dir, x->path,
+             x->packed);
+    return system(line) == 0;
+}
+
 static bool subject_open(struct subject *x)
 {
-    x->prompt = oracle_load(x->dir);
-    if (!x->prompt || !sized_model_open(&x->model, x->dir))
+    x->prompt = x->stem ? oracle_load_stem(x->stem) : oracle_load(x->dir);
+    if (!x->prompt || !sized_model_open(&x->model, x->path))
         return false;
     x->want = calloc((size_t)x->prompt->n_prompt * x->prompt->vocab, sizeof *x->want);
     struct run r = run_draw(1);
@@ -209,21 +241,29 @@ static bool subject_open(struct subject *x)
 static void faults(void)
 {
     signal(SIGALRM, on_alarm);
-    for (size_t i = 0; i < SUBJECTS; i++)
+    for (size_t i = 0; i < SUBJECTS; i++) {
+        bool found = subject_find(&subjects[i]);
+        CHECK(found || subjects[i].stem); /* which lies outside the repository */
+        if (found)
+            subjects[n_subjects++] = subjects[i];
+    }
+    for (size_t i = 0; i < n_subjects; i++)
         REQUIRE(subject_open(&subjects[i]));
     tally = (struct tally){.first_seed = tally.first_seed, .last_seed = tally.last_seed};
     for (uint64_t seed = tally.first_seed; seed <= tally.last_seed; seed++) {
         struct run r = run_draw(seed);
         run_one(&r, r.of->want, NULL);
     }
-    printf("    %llu runs: %llu would not open, %llu failures on the way\n",
+    printf("    %llu runs: %llu would not open, %llu failures on the way, damage was found %llu "
+           "times\n",
            (unsigned long long)tally.runs, (unsigned long long)tally.refused,
-           (unsigned long long)tally.failures);
+           (unsigned long long)tally.failures, (unsigned long long)tally.damages);
     if (tally.runs > 100) {
         CHECK(tally.opened > tally.runs / 2);
         CHECK(tally.failures > tally.runs / 10);
+        CHECK(tally.damages > tally.runs / 20);
     }
-    for (size_t i = 0; i < SUBJECTS; i++) {
+    for (size_t i = 0; i < n_subjects; i++) {
         sized_model_close(&subjects[i].model);
         oracle_free(subjects[i].prompt);
         free(subjects[i].want);
@@ -235,6 +275,8 @@ int main(int argc, char **argv)
     uint64_t runs = argc > 1 ? strtoull(argv[1], NULL, 10) : RUNS;
     tally.first_seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     tally.last_seed = tally.first_seed + runs - 1;
+    tmp_dir_init(&packs);
     RUN(faults);
+    tmp_dir_finish(&packs);
     return check_done();
 }

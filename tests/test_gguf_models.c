@@ -113,6 +113,8 @@ static oracle_run *run_sized(const sized_model *m, const oracle *o, const char *
     return r;
 }
 
+/* All sizes on ref; one each on devices that take long to open, with the fewest slots: that size and
+ * chunks do not matter there is shown by test_identity and, op by op, test_ops. */
 static void numbers(const struct file *f, const char *device)
 {
     sized_model m;
@@ -134,13 +136,16 @@ static void numbers(const struct file *f, const char *device)
     REQUIRE(o);
     REQUIRE(sized_model_open(&m, path_of(f)));
     const uint32_t slots[3] = {m.min_slots, (m.min_slots + m.all_slots) / 2, m.all_slots};
-    static const uint32_t steps[3] = {5, 5, 64}; /* the last: the whole prompt */
-    oracle_run *runs[3];
-    for (int i = 0; i < 3; i++)
+    uint32_t steps[3] = {5, 5, 64}; /* the last: the whole prompt */
+    int n = strncmp(device, "ref", 3) == 0 ? 3 : 1;
+    oracle_run *runs[3] = {0};
+    if (n == 1 && (f - files) % 2)
+        steps[0] = 64;
+    for (int i = 0; i < n; i++)
         runs[i] = run_sized(&m, o, device, slots[i], steps[i], i == 0);
     size_t logits = (size_t)o->n_prompt * o->vocab * sizeof(float);
     size_t hidden = (size_t)o->layers * o->n_prompt * o->hidden * sizeof(float);
-    for (int i = 1; i < 3; i++) {
+    for (int i = 1; i < n; i++) {
         CHECK(memcmp(runs[0]->logits, runs[i]->logits, logits) == 0);
         CHECK(memcmp(runs[0]->hidden_state, runs[i]->hidden_state, hidden) == 0);
     }

@@ -123,9 +123,13 @@ int cf_history_identity(const cf_model *m, uint64_t *out, cf_err *err)
             sum = fnv_u64(sum, d->pieces[k].dtype);
     }
     for (uint32_t i = 0; i < m->n_steps; i++) {
+        const cf_route_def *route = &m->steps[i].u.route;
         if (m->steps[i].kind != CF_STEP_ROUTE)
             continue;
-        int rc = sample_add(m, &m->weights[m->steps[i].u.route.classifier], &sum, err);
+        sum = fnv_u64(fnv_u64(sum, route->pick), route->seed);
+        if (route->classifier == CF_NO_WEIGHT) /* the token's hash is all there is */
+            continue;
+        int rc = sample_add(m, &m->weights[route->classifier], &sum, err);
         if (rc < 0)
             return rc;
     }

@@ -5,6 +5,7 @@
  * The choices of an engine are held to definitions over the scores that the same checkpoint reports
  * when every row takes all experts. */
 #include <stdint.h>
+#include <unistd.h>
 
 #include "runtime/base/rng.h"
 #include "runtime/engine.h"
@@ -12,6 +13,7 @@
 #include "tests/check.h"
 #include "tests/support/badmodel.h"
 #include "tests/support/oracle.h"
+#include "tests/support/tmpfiles.h"
 
 enum { EXPERTS = 5, MAX_ROWS = 64, NONE = EXPERTS };
 
@@ -259,6 +261,8 @@ static void classifiers_remove(const bad_model *m)
     bad_header_store(m, "model.safetensors", header, 0);
 }
 
+static const char *history; /* for the runs that follow; NULL: none */
+
 /* Runs the prompt with this routing and k; 0, or what opening or running said. */
 static int routed_run(const char *from, const char *routing, const char *k, uint32_t reported_k,
                       cf_err *err)
@@ -278,6 +282,7 @@ static int routed_run(const char *from, const char *routing, const char *k, uint
     options.ctx = options.chunk = MAX_ROWS;
     options.vram_bytes = options.ram_bytes = 64u << 20;
     options.check = true;
+    options.history = history;
     seen_k = reported_k;
     seen_rows = 0;
     int rc = cf_engine_open(&e, m.dir, &options, err);
@@ -287,6 +292,8 @@ static int routed_run(const char *from, const char *routing, const char *k, uint
         rc = cf_session_extend(s, o->prompt, o->n_prompt, CF_PHASE_PROMPT, &outputs, err);
     for (uint32_t v = 0; rc == 0 && v < o->vocab; v++)
         CHECK(isfinite(cf_session_logits(s)[v]));
+    if (rc == 0)
+        rc = cf_engine_save_history(e, err);
     cf_session_destroy(&s);
     cf_engine_close(&e);
     bad_model_finish(&m);
@@ -335,6 +342,26 @@ static void engine_hash(void)
     cf_choice c = {ids, weights, o->n_prompt, 2, n_experts, n_experts};
     cf_router_hash(&c, o->prompt, 3, 1);
     CHECK(!memcmp(got, ids, (size_t)o->n_prompt * 2 * sizeof *ids));
+}
+
+/* A model is told from another by its classifiers, or, where it has none, by its hash. */
+static void histories_of_hashes(void)
+{
+    tmp_dir dir;
+    cf_err err = {0};
+    char path[512]; /* tmp_path's own is used again */
+    tmp_dir_init(&dir);
+    snprintf(path, sizeof path, "%s", tmp_path(&dir, "history"));
+    history = path;
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(routed_run(no_classifier, "{\"kind\": \"hash\", \"seed\": 3}", "2", 2, &err), 0);
+    CHECK_STR(err.msg, "");
+    CHECK_INT(routed_run(no_classifier, "{\"kind\": \"hash\", \"seed\": 4}", "2", 2, &err),
+              CF_EFORMAT);
+    CHECK_HAS(err.msg, "is of another model");
+    unlink(history);
+    history = NULL;
+    tmp_dir_finish(&dir);
 }
 
 static void engine_experts_choose(void)
@@ -398,6 +425,7 @@ int main(void)
         return 1;
     RUN(engine_capacity);
     RUN(engine_hash);
+    RUN(histories_of_hashes);
     RUN(engine_experts_choose);
     RUN(engine_balanced);
     RUN(configs_are_refused);

@@ -69,7 +69,8 @@ void exec_predict_norm(cf_exec *x, uint32_t moe)
                               .x_stride = width,
                               .y_stride = w.cols,
                               .eps = s->u.norm.eps,
-                              .scale = 1});
+                              .scale = 1,
+                              .unit_offset = s->u.norm.unit_offset});
     exec_recorded(x);
 }
 

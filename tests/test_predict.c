@@ -338,10 +338,11 @@ static void right_when_nothing_is_added(const char *name, const char *const *zer
 
 static void test_right_when_nothing_is_added(void)
 {
-    right_when_nothing_is_added("mixtral", (const char *const[]){".w2.weight", ".o_proj.weight", NULL});
-    /* Norms by 1 + w. */
-    right_when_nothing_is_added("qwen3_next", (const char *const[]){".down_proj.weight", ".o_proj.weight",
-                                                                    ".out_proj.weight", NULL});
+    static const char *const plain[] = {".w2.weight", ".o_proj.weight", NULL};
+    static const char *const offset[] = {".down_proj.weight", ".o_proj.weight", ".out_proj.weight",
+                                         NULL};
+    right_when_nothing_is_added("mixtral", plain);
+    right_when_nothing_is_added("qwen3_next", offset); /* norms by 1 + w */
 }
 
 int main(void)

@@ -120,6 +120,8 @@ static struct run run_draw(uint64_t seed)
     r.options.no_register = below(&rng, 4) == 0;
     r.options.no_tier = below(&rng, 4) == 0;
     r.slots = m->min_slots + below(&rng, m->all_slots - m->min_slots + 1);
+    if (r.slots + 1 == m->all_slots) /* no budget gives that: the next place is for a guess */
+        r.slots++;
     r.fault = fault_draw(&rng, r.of->checksums);
     return r;
 }

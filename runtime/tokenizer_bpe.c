@@ -7,6 +7,10 @@
 
 enum { SHORT_BYTES = 40 };
 
+/* Bytes that are looked at, at most, to find the ways to make tokens of two: a token of n bytes has
+ * n - 1, of n bytes each. Vocabularies that are known need less than a hundredth. */
+static const uint64_t cuts_bytes_max = 1ull << 32;
+
 /* Part of a long piece; a merged-away one has id -1. */
 typedef struct tok_symbol {
     int32_t id;
@@ -117,12 +121,12 @@ static int extra_add(tok_bpe *bpe, const tok_vocab *vocab, const char *text, siz
         tok_char(text + i, &step);
         if (step == n || tok_vocab_find(vocab, text + i, step) >= 0)
             continue;
-        /* Twice the same is found by its first. */
-        CF_TRY(tok_vocab_set(&bpe->extra, bpe->extra.n, text + i, step, 0, err));
-        if (vocab->n + bpe->extra.n >= 2 * TOK_VOCAB_MAX)
+        if (bpe->extra.n == TOK_VOCAB_MAX)
             return CF_FAIL(err, CF_ELIMIT,
                            "tokenizer: more than %d characters of tokens are not tokens",
-                           bpe->extra.n - 1);
+                           TOK_VOCAB_MAX);
+        /* Twice the same is found by its first. */
+        CF_TRY(tok_vocab_set(&bpe->extra, bpe->extra.n, text + i, step, 0, err));
     }
 fail:
     return rc;
@@ -171,6 +175,25 @@ static size_t cuts_walk(tok_bpe *bpe, const tok_vocab *vocab, const uint32_t *ra
     return count;
 }
 
+/* That is the product of two numbers of the file: refused before it becomes hours. */
+static int cuts_check(const tok_vocab *vocab, const uint32_t *ranks, cf_err *err)
+{
+    uint64_t bytes = 0;
+    size_t n;
+    const char *text;
+    for (int32_t id = 0; id < vocab->n; id++) {
+        if (!is_made(vocab, ranks, id, &text, &n))
+            continue;
+        bytes += (uint64_t)n * n; /* tokens are below 2^28 bytes, 2^21 of them */
+        if (bytes > cuts_bytes_max)
+            return CF_FAIL(err, CF_ELIMIT,
+                           "tokenizer: the tokens up to %d, of %zu bytes, are too long to look for "
+                           "all ways to put them together",
+                           id, n);
+    }
+    return 0;
+}
+
 int tok_bpe_init_ranked(tok_bpe *bpe, const tok_vocab *vocab, const uint32_t *ranks, bool chars,
                         cf_err *err)
 {
@@ -178,6 +201,7 @@ int tok_bpe_init_ranked(tok_bpe *bpe, const tok_vocab *vocab, const uint32_t *ra
     const char *text;
     int rc = 0;
     bpe->extra_from = vocab->n;
+    CF_TRY(cuts_check(vocab, ranks, err));
     for (int32_t id = 0; chars && id < vocab->n; id++)
         if (is_made(vocab, ranks, id, &text, &n))
             CF_TRY(extra_add(bpe, vocab, text, n, err));

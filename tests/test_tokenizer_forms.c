@@ -610,6 +610,41 @@ static void damaged_ranks(void)
     ranks_refused("IQ== 0\nIg== 0", "line 2 has a rank that another line has");
 }
 
+/* Small files with a token that is too long, or with too many characters that are no tokens:
+ * refused at once, not after hours or by the end of the program. */
+static void long_tokens(void)
+{
+    enum { LETTERS = 200000, PIECES = 60000, BYTES = 40 };
+    static const uint8_t unknown[] = {0x0a, 0x05, 0x0a, 0x01, '?', 0x18, 0x02},
+                         piece[] = {0x0a, BYTES + 2, 0x0a, BYTES}, by_score[] = {0x12, 2, 0x18, 2};
+    cf_tokenizer *tok = NULL;
+    cf_err err = {0};
+    char *text = calloc(PIECES + 1, BYTES + sizeof piece);
+    REQUIRE(text);
+    size_t n = (size_t)sprintf(text, "YQ== 0\n"); /* a token of "a", and one of many */
+    for (size_t i = 0; i < LETTERS; i++)
+        text[n++] = "YWFh"[i % 4];
+    n += (size_t)sprintf(text + n, " 1\n");
+    int rc =
+        cf_tokenizer_parse_ranks(text, n, "gpt-2", &cf_tokenizer_rules_known, "r", &tok, &err);
+    CHECK_INT(rc, CF_ELIMIT);
+    CHECK_HAS(err.msg, "the tokens up to 1, of 150000 bytes, are too long");
+    err = (cf_err){0};
+    memcpy(text, unknown, sizeof unknown);
+    n = sizeof unknown;
+    for (int i = 0; i < PIECES; i++) {
+        memcpy(text + n, piece, sizeof piece);
+        n += sizeof piece;
+        n += (size_t)sprintf(text + n, "%0*d", BYTES, i);
+    }
+    memcpy(text + n, by_score, sizeof by_score);
+    n += sizeof by_score;
+    CHECK_INT(cf_tokenizer_parse_spm((uint8_t *)text, n, "m", &tok, &err), CF_ELIMIT);
+    CHECK_HAS(err.msg, "more than 2097152 characters of tokens are not tokens");
+    CHECK(tok == NULL);
+    free(text);
+}
+
 int main(void)
 {
     all_strings = rows_load(FIXTURES "/strings.jsonl");
@@ -627,6 +662,7 @@ int main(void)
     RUN(plain_text_stays_plain);
     RUN(damaged_models);
     RUN(damaged_ranks);
+    RUN(long_tokens);
     json_decref(all_strings);
     json_decref(all_bytes);
     return check_done();

@@ -240,8 +240,8 @@ static int head_rows(cf_exec *x, const cf_step *s, uint32_t first, uint32_t n, c
     }
     const float *hidden;
     int rc = hidden_read(x, s->src, first, n, &hidden, err);
-    if (rc < 0)
-        return rc;
+    if (rc < 0 || x->dense_rc < 0) /* no one is told what bytes that did not come have made */
+        return rc < 0 ? rc : x->dense_rc;
     const float *values = cf_gpu_host_read(logits);
     const cf_outputs *o = x->batch->outputs;
     for (uint32_t i = 0; o && o->row && i < n; i++)

@@ -63,7 +63,7 @@ static int select_report(cf_exec *x, const cf_attn_latent_def *a, uint32_t layer
 {
     int rc = 0;
     const cf_outputs *o = x->batch->outputs;
-    if (!o || !o->select)
+    if (!o || !o->select || x->dense_rc < 0)
         return 0;
     uint32_t *positions = malloc(a->select_k * sizeof *positions);
     if (!positions)

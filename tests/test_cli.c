@@ -692,6 +692,12 @@ static void info_predicts(void)
     CHECK(real_of(p, "drive_bytes_per_s") > 0 ||
           json_string_length(json_object_get(p, "why_not")) > 0);
     json_decref(v);
+    /* An encoder's experts have been read when decode begins. */
+    cli(&r, "info tests/fixtures/models/switch_transformers --device ref --drive 1 --json");
+    REQUIRE(r.code == 0);
+    v = json_of(r.out);
+    CHECK_INT(json_at(v, "prediction", "expert_bytes"), 15 << 10); /* one layer, one record */
+    json_decref(v);
     cli(&r, "info models/demo --device ref --vram 13M --drive 1");
     CHECK_INT(r.code, 0);
     CHECK_HAS(r.out, "for a drive of 1.00 GB/s (as given)");

@@ -9,11 +9,13 @@
 static void bytes_count(cf_info_speed *s, const cf_memory_plan *p, const cf_model *m)
 {
     s->dense_bytes = p->dense.streamed_bytes;
-    for (uint32_t i = 0; i < m->n_moe; i++) /* on average, where they are compressed */
-        s->expert_bytes += m->moe[i].top_k * (cf_moe_stored_bytes(&m->moe[i]) / m->moe[i].experts);
-    for (uint32_t i = 0; i < m->n_steps; i++) {
+    /* Without the encoder: it has run when decode begins. */
+    for (uint32_t i = m->n_encoder_steps; i < m->n_steps; i++) {
         const cf_step *step = &m->steps[i];
-        if (step->kind == CF_STEP_ROWS)
+        if (step->kind == CF_STEP_EXPERTS) { /* on average, where they are compressed */
+            const cf_moe_def *moe = &m->moe[step->u.experts.moe];
+            s->expert_bytes += moe->top_k * (cf_moe_stored_bytes(moe) / moe->experts);
+        } else if (step->kind == CF_STEP_ROWS)
             s->row_bytes += step->u.rows.n_tables * p->row_window_bytes;
         else if (step->kind == CF_STEP_EMBED && step->u.embed.resident == CF_NO_WEIGHT)
             s->row_bytes += p->row_window_bytes;

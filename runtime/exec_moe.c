@@ -70,7 +70,7 @@ static int choice_report(cf_exec *x, const cf_moe_def *moe, cf_err *err)
         uint32_t n = choices_of(x, moe, r);
         if (o && o->route)
             o->route(o->user, moe->layer, row->position, ids, weights, n);
-        if (x->e->trace && n) {
+        if (x->e->trace) {
             int rc = cf_trace_row(x->e->trace, row->session->number, row->position,
                                   x->batch->phase, moe->layer, ids, weights, n, err);
             if (rc < 0)

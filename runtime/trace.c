@@ -91,8 +91,9 @@ int cf_trace_row(cf_trace *t, uint32_t session, uint32_t token, cf_phase phase, 
         snprintf(row, sizeof row, "%u,%u,%c,%u,", session, token, CF_TRACE_PHASES[phase], layer);
     for (uint32_t i = 0; i < k; i++)
         n += snprintf(row + n, sizeof row - (size_t)n, "%s%u", i ? " " : "", ids[order[i]]);
+    row[n++] = ',';
     for (uint32_t i = 0; i < k; i++)
-        n += snprintf(row + n, sizeof row - (size_t)n, "%c%.9g", i ? ' ' : ',',
+        n += snprintf(row + n, sizeof row - (size_t)n, "%s%.9g", i ? " " : "",
                       (double)weights[order[i]]);
     row[n++] = '\n';
     return text_out(t, row, (size_t)n, ZSTD_e_continue, err);

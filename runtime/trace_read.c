@@ -126,23 +126,29 @@ static bool number_take(const char **p, uint32_t max, char end, uint32_t *out)
     return true;
 }
 
-/* Ids up to the comma, which is taken; their number, or 0. */
-static uint32_t ids_take(const char **p, uint32_t *ids)
+/* Ids up to the comma, which is taken; none is a list too. */
+static bool ids_take(const char **p, uint32_t *ids, uint32_t *n)
 {
-    uint32_t n = 0;
+    *n = 0;
+    if (**p == ',') {
+        ++*p;
+        return true;
+    }
     for (;;) {
-        if (n == CF_TRACE_MAX_K || !number_take(p, UINT16_MAX, 0, &ids[n]))
-            return 0;
-        n++;
+        if (*n == CF_TRACE_MAX_K || !number_take(p, UINT16_MAX, 0, &ids[*n]))
+            return false;
+        ++*n;
         if (**p != ' ' && **p != ',')
-            return 0;
+            return false;
         if (*(*p)++ == ',')
-            return n;
+            return true;
     }
 }
 
 static bool weights_take(const char *p, float *weights, uint32_t n)
 {
+    if (n == 0)
+        return false;
     for (uint32_t i = 0; i < n; i++) {
         char *end;
         if (*p != '-' && *p != '.' && !(*p >= '0' && *p <= '9'))
@@ -191,7 +197,7 @@ static int row_parse(reader *r, const char *line, size_t n, cf_err *err)
 {
     cf_routing *t = r->t;
     cf_routed row = {.first = t->n_ids};
-    uint32_t ids[CF_TRACE_MAX_K], layer = 0;
+    uint32_t ids[CF_TRACE_MAX_K], layer = 0, k;
     float weights[CF_TRACE_MAX_K] = {0};
     const char *p = line;
     if (strlen(line) != n)
@@ -206,9 +212,8 @@ static int row_parse(reader *r, const char *line, size_t n, cf_err *err)
     if (!number_take(&p, MAX_LAYER, ',', &layer) ||
         (t->header.n_layers && layer > t->header.n_layers))
         return row_refuse(r, "the layer is not a number that the header allows", err);
-    uint32_t k = ids_take(&p, ids);
-    if (!k)
-        return row_refuse(r, "the experts must be 1 to 64 numbers, with single spaces", err);
+    if (!ids_take(&p, ids, &k))
+        return row_refuse(r, "the experts must be at most 64 numbers, with single spaces", err);
     if (t->header.top_k && k > t->header.top_k)
         return row_refuse(r, "there are more experts than the header's top_k", err);
     if (*p && !weights_take(p, weights, k))
@@ -244,7 +249,7 @@ fail:
 static int layers_number(reader *r, cf_err *err)
 {
     cf_routing *t = r->t;
-    uint32_t most = 0;
+    uint32_t most = 1;
     for (uint64_t i = 0; i < t->n_rows; i++) {
         uint32_t k = (uint32_t)t->rows[i].k + t->rows[i].zero;
         r->moe_of[t->rows[i].moe] = 1;

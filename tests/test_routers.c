@@ -9,6 +9,7 @@
 
 #include "runtime/base/rng.h"
 #include "runtime/engine.h"
+#include "runtime/replay.h"
 #include "runtime/router.h"
 #include "tests/check.h"
 #include "tests/support/badmodel.h"
@@ -261,7 +262,33 @@ static void classifiers_remove(const bad_model *m)
     bad_header_store(m, "model.safetensors", header, 0);
 }
 
-static const char *history; /* for the runs that follow; NULL: none */
+/* Of the runs that follow. */
+static const char *history, *trace; /* NULL: none */
+static uint32_t chunk = MAX_ROWS;
+
+/* The trace, replayed, gives the run's counts, layer by layer. */
+static int trace_check(cf_engine *e, cf_err *err)
+{
+    int rc;
+    cf_routing *t = NULL;
+    cf_replay r = {.slots = e->plan.shape.n_slots, .slabs = e->plan.shape.n_tier};
+    CF_TRY(cf_engine_trace(e, NULL, err));
+    CF_TRY(cf_trace_read(&t, trace, err));
+    CF_TRY(cf_replay_run(t, e->policy_name, &r, 1, err));
+    CHECK_INT(t->n_moe, e->model->n_moe);
+    CHECK_INT(t->tokens[CF_PHASE_PROMPT], o->n_prompt);
+    CHECK_INT(t->n_chunks, (o->n_prompt + chunk - 1) / chunk);
+    for (uint32_t l = 0; l < t->n_moe; l++) {
+        const cf_replay_counts *c = &r.layers[CF_PHASE_PROMPT * t->n_moe + l];
+        CHECK_INT(c->lookups, e->counters.layers[l].lookups);
+        CHECK_INT(c->misses, e->counters.layers[l].misses);
+        CHECK_INT(c->evictions, e->counters.layers[l].evictions);
+    }
+fail:
+    cf_replay_finish(&r, 1);
+    cf_routing_free(&t);
+    return rc;
+}
 
 /* Runs the prompt with this routing and k; 0, or what opening or running said. */
 static int routed_run(const char *from, const char *routing, const char *k, uint32_t reported_k,
@@ -279,7 +306,9 @@ static int routed_run(const char *from, const char *routing, const char *k, uint
         classifiers_remove(&m);
     cf_options_init(&options);
     options.device = "ref";
-    options.ctx = options.chunk = MAX_ROWS;
+    options.ctx = MAX_ROWS;
+    options.chunk = chunk;
+    options.prefetch = !trace;
     options.vram_bytes = options.ram_bytes = 64u << 20;
     options.check = true;
     options.history = history;
@@ -288,12 +317,16 @@ static int routed_run(const char *from, const char *routing, const char *k, uint
     int rc = cf_engine_open(&e, m.dir, &options, err);
     if (rc == 0)
         rc = cf_session_create(&s, e, err);
+    if (rc == 0 && trace)
+        rc = cf_engine_trace(e, trace, err);
     if (rc == 0)
         rc = cf_session_extend(s, o->prompt, o->n_prompt, CF_PHASE_PROMPT, &outputs, err);
     for (uint32_t v = 0; rc == 0 && v < o->vocab; v++)
         CHECK(isfinite(cf_session_logits(s)[v]));
     if (rc == 0)
         rc = cf_engine_save_history(e, err);
+    if (rc == 0 && trace)
+        rc = trace_check(e, err);
     cf_session_destroy(&s);
     cf_engine_close(&e);
     bad_model_finish(&m);
@@ -397,6 +430,32 @@ static void engine_balanced(void)
     CHECK(fabs(sum - best) < 1e-3);
 }
 
+/* Also where rows are left without an expert, in the first layer or a later one. */
+static void traces_tell_all(void)
+{
+    static const char *const routing[][2] = {
+        {"{\"kind\": \"capacity\", \"capacity\": 1}", "1"},
+        {"{\"kind\": \"capacity\", \"capacity\": 2}", "2"},
+        {"{\"kind\": \"experts_choose\", \"capacity_factor\": 0.5}", "2"},
+        {"{\"kind\": \"balanced\"}", "1"},
+    };
+    tmp_dir dir;
+    char path[512];
+    tmp_dir_init(&dir);
+    snprintf(path, sizeof path, "%s", tmp_path(&dir, "trace"));
+    trace = path;
+    chunk = 7;
+    for (size_t i = 0; i < sizeof routing / sizeof *routing; i++) {
+        cf_err err = {0};
+        CHECK_INT(routed_run(checkpoint, routing[i][0], routing[i][1], 1, &err), 0);
+        CHECK_STR(err.msg, "");
+    }
+    unlink(path);
+    trace = NULL;
+    chunk = MAX_ROWS;
+    tmp_dir_finish(&dir);
+}
+
 static void configs_are_refused(void)
 {
     static const char *const bad[][3] = {
@@ -428,6 +487,7 @@ int main(void)
     RUN(histories_of_hashes);
     RUN(engine_experts_choose);
     RUN(engine_balanced);
+    RUN(traces_tell_all);
     RUN(configs_are_refused);
     oracle_free(o);
     return check_done();

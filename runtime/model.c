@@ -166,9 +166,9 @@ uint32_t cf_step_weights(const cf_step *s, cf_wid out[CF_STEP_WEIGHTS])
         ADD(s->u.attn.sinks);
         break;
     case CF_STEP_ATTN_DELTA:
-        ADD(s->u.delta.in), ADD(s->u.delta.gates), ADD(s->u.delta.conv), ADD(s->u.delta.a_log);
-        ADD(s->u.delta.dt_bias), ADD(s->u.delta.norm), ADD(s->u.delta.out);
-        ADD(s->u.delta.z), ADD(s->u.delta.a);
+        ADD(s->u.delta.in), ADD(s->u.delta.z), ADD(s->u.delta.gates), ADD(s->u.delta.a);
+        ADD(s->u.delta.conv), ADD(s->u.delta.a_log), ADD(s->u.delta.dt_bias), ADD(s->u.delta.norm);
+        ADD(s->u.delta.out);
         break;
     case CF_STEP_ATTN_DECAY:
         ADD(s->u.decay.qkv), ADD(s->u.decay.gate), ADD(s->u.decay.norm), ADD(s->u.decay.out);

@@ -15,6 +15,7 @@
 #include <jansson.h>
 
 #include "models/family.h"
+#include "runtime/engine.h"
 #include "storage/safetensors.h"
 #include "storage/safetensors_write.h"
 #include "tests/check.h"
@@ -201,7 +202,8 @@ static void rewrite(const char *dir)
     cf_catalogue_close(&cat);
 }
 
-static void numbers(const char *dir, const char *device, const oracle *o)
+/* *vram: the budget, 0: plenty. Leaves the least in it. */
+static void numbers(const char *dir, const char *device, const oracle *o, uint64_t *vram)
 {
     cf_err err = {0};
     cf_engine *e = NULL;
@@ -216,7 +218,13 @@ static void numbers(const char *dir, const char *device, const oracle *o)
     options.vram_bytes = options.ram_bytes = 64u << 20;
     options.threads = 2;
     options.check = true;
+    bool least = *vram > 0;
+    options.vram_bytes = least ? *vram : options.vram_bytes;
     int rc = cf_engine_open(&e, dir, &options, &err);
+    if (rc == 0) {
+        *vram = e->plan.vram_min;
+        CHECK((e->plan.dense.n_streamed > 0) == least);
+    }
     if (rc == 0)
         rc = cf_session_create(&s, e, &err);
     if (rc == 0)
@@ -264,7 +272,10 @@ int main(int argc, char **argv)
             continue;
         snprintf(device, sizeof device, "%.15s:%d", infos[i].backend, infos[i].index);
         snprintf(name, sizeof name, "%s projections one by one, fused experts", device);
-        RUN_NAMED(name, numbers(dir, device, o));
+        uint64_t vram = 0;
+        RUN_NAMED(name, numbers(dir, device, o, &vram));
+        snprintf(name, sizeof name, "%s streamed, with the least budget", device);
+        RUN_NAMED(name, numbers(dir, device, o, &vram));
     }
     oracle_free(o);
     tmp_dir_finish(&tmp);

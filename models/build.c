@@ -94,7 +94,7 @@ static int weight_add(cf_build *b, cf_wid *out, int flags, uint32_t first, uint3
         w.name = s.codes->name;
         w.dtype = s.dtype;
         w.scale = s.scale;
-        if (conv && cf_formats[w.dtype].block_values != 1)
+        if (conv && (cf_formats[w.dtype].block_values != 1 || w.scale.rows))
             return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has dtype %s; known: F32 F16 BF16",
                            m->dir, name, cf_format_name(w.dtype));
     } else if ((rc = expected_add(b, name, flags, shape, n_dims, err)) < 0) {

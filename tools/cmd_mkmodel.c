@@ -359,7 +359,7 @@ static int copy_plan(mkmodel *m, cf_err *err)
 /* config.json, tokenizer and the like: small files beside the tensors. */
 static bool is_side_file(const char *name)
 {
-    static const char *const ends[] = {".json", ".jinja", ".txt", ".model"};
+    static const char *const ends[] = {".json", ".jinja", ".txt", ".model", ".tiktoken"};
     size_t n = strlen(name);
     if (!strcmp(name, "model.safetensors.index.json") || !strcmp(name, "config.json"))
         return false;

@@ -17,6 +17,7 @@
 #include "models/family.h"
 #include "runtime/base/align.h"
 #include "runtime/tokenizer.h"
+#include "storage/gguf.h"
 #include "tools/options.h"
 #include "tools/progress.h"
 #include "tools/table.h"
@@ -45,6 +46,8 @@ enum { SCAN_BYTES = 1 << 20 };
 
 typedef struct report {
     cf_model *model;
+    const cf_catalogue *cat; /* the tensors of the files */
+    cf_catalogue *stored;    /* that, where the model's own are parts of them */
     uint64_t finite_tensors, finite_bytes, unclaimed_bytes;
     int32_t tokens; /* of the tokenizer; -1: there is none */
     bool quiet;
@@ -73,6 +76,22 @@ static int bytes_read(int fd, const char *path, uint64_t off, void *dst, uint64_
     return 0;
 }
 
+/* The model, and its files' tensors as they are stored. */
+static int model_open(report *r, const char *dir, cf_err *err)
+{
+    cf_gguf *meta = NULL;
+    int rc = cf_model_open(&r->model, dir, err);
+    if (rc < 0)
+        return rc;
+    r->cat = r->model->cat;
+    if (!r->model->gguf)
+        return 0;
+    rc = cf_gguf_open(r->model->file, &r->stored, &meta, err);
+    cf_gguf_close(&meta);
+    r->cat = r->stored;
+    return rc;
+}
+
 static int file_open(const cf_catalogue *cat, uint32_t file, cf_err *err)
 {
     const char *path = cf_catalogue_path(cat, file);
@@ -86,7 +105,7 @@ static int file_open(const cf_catalogue *cat, uint32_t file, cf_err *err)
  * at least tells a file that was cut or never completely copied. */
 static int file_check(report *r, uint32_t file, cf_err *err)
 {
-    const cf_catalogue *cat = r->model->cat;
+    const cf_catalogue *cat = r->cat;
     const char *path = cf_catalogue_path(cat, file);
     uint64_t bytes = cf_catalogue_file_bytes(cat, file), claimed = 0, first = bytes;
     for (uint32_t i = 0; i < cf_catalogue_count(cat); i++) {
@@ -212,11 +231,11 @@ static void report_print(const report *r)
     cf_table_cell(t, "%s (%s)", m->spec.family, m->spec.architecture);
     cf_table_end_row(t);
     cf_table_cell(t, "tensors");
-    cf_table_cell(t, "%u", cf_catalogue_count(m->cat));
+    cf_table_cell(t, "%u", cf_catalogue_count(r->cat));
     cf_table_cell(t, "names, types, shapes and offsets are right");
     cf_table_end_row(t);
     cf_table_cell(t, "files");
-    cf_table_cell(t, "%u", cf_catalogue_file_count(m->cat));
+    cf_table_cell(t, "%u", cf_catalogue_file_count(r->cat));
     if (r->unclaimed_bytes)
         cf_table_cell(t, "readable to the last byte; %s belong to no tensor",
                       cf_bytes_text(r->unclaimed_bytes, a, sizeof a));
@@ -252,8 +271,8 @@ static int report_json(const report *r)
     const cf_model *m = r->model;
     return cf_json_print(
         json_pack("{s:s, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "model", cf_model_path(m), "ok", 1,
-                  "family", m->spec.family, "tensors", (json_int_t)cf_catalogue_count(m->cat),
-                  "files", (json_int_t)cf_catalogue_file_count(m->cat), "unclaimed_bytes",
+                  "family", m->spec.family, "tensors", (json_int_t)cf_catalogue_count(r->cat),
+                  "files", (json_int_t)cf_catalogue_file_count(r->cat), "unclaimed_bytes",
                   (json_int_t)r->unclaimed_bytes, "finite_tensors", (json_int_t)r->finite_tensors,
                   "tokenizer_ids", (json_int_t)(r->tokens < 0 ? 0 : r->tokens), "checksums",
                   (json_int_t)sums_of(r)));
@@ -278,8 +297,8 @@ int cmd_verify(int argc, char **argv)
     if (!dir)
         return args.exit_code;
 
-    int rc = cf_model_open(&r.model, dir, &err);
-    for (uint32_t i = 0; rc == 0 && i < cf_catalogue_file_count(r.model->cat); i++)
+    int rc = model_open(&r, dir, &err);
+    for (uint32_t i = 0; rc == 0 && i < cf_catalogue_file_count(r.cat); i++)
         rc = file_check(&r, i, &err);
     if (rc == 0)
         rc = weights_check(&r, &err);
@@ -295,5 +314,6 @@ int cmd_verify(int argc, char **argv)
     else
         report_print(&r);
     cf_model_free(&r.model);
+    cf_catalogue_close(&r.stored);
     return code;
 }

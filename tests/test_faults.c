@@ -1,7 +1,8 @@
 /* Drives that misbehave: seeded random runs over the fault engine. Catches a short read taken for a
  * whole one, a failed read that leaves a slot half written or a waiter waiting, completions in
  * another order computed on too early, an error that leaks into the next answer, a damaged byte of a
- * pack that becomes a token.
+ * pack that becomes a token, a run that is interrupted or has to stream its dense weights and does
+ * not come to the same.
  *
  * Subjects are checkpoints, packs of them (made by the built program, beside this one's folder) and a
  * GGUF file. In every run: each failure is one sentence, the session goes on from where its last whole chunk
@@ -12,6 +13,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "runtime/base/log.h"
 #include "runtime/base/rng.h"
 #include "tests/check.h"
 #include "tests/support/oracle.h"
@@ -49,7 +51,7 @@ static tmp_dir packs;
 
 /* What came of all runs, so that a table of faults that never strike is noticed. */
 static struct tally {
-    uint64_t runs, opened, failures, damages, refused, first_seed, last_seed;
+    uint64_t runs, opened, failures, damages, refused, streamed, cancelled, first_seed, last_seed;
 } tally;
 
 static volatile sig_atomic_t running_seed;
@@ -76,6 +78,8 @@ struct run {
     cf_options options;
     cf_io_fault fault;
     uint32_t slots;
+    double dense;       /* budget between the least, 0, and all dense weights; 1: that */
+    uint64_t cancel_at; /* choices of experts until it is interrupted; 0: never */
 };
 
 static uint32_t below(cf_rng *rng, uint32_t n)
@@ -123,6 +127,8 @@ static struct run run_draw(uint64_t seed)
     if (r.slots + 1 == m->all_slots) /* no budget gives that: the next place is for a guess */
         r.slots++;
     r.fault = fault_draw(&rng, r.of->checksums);
+    r.dense = below(&rng, 3) ? 1 : cf_rng_unit(&rng);
+    r.cancel_at = below(&rng, 3) ? 0 : 1 + below(&rng, 200);
     return r;
 }
 
@@ -130,6 +136,8 @@ static struct run run_draw(uint64_t seed)
 struct answer {
     uint32_t vocab;
     float *logits;
+    cf_engine *engine;
+    uint64_t cancel_at;
 };
 
 static void row_keep(void *user, uint32_t position, const float *logits, const float *hidden)
@@ -137,6 +145,19 @@ static void row_keep(void *user, uint32_t position, const float *logits, const f
     struct answer *a = user;
     (void)hidden;
     memcpy(a->logits + (size_t)position * a->vocab, logits, a->vocab * sizeof *logits);
+}
+
+static void on_route(void *user, uint32_t layer, uint32_t position, const uint32_t *ids,
+                     const float *weights, uint32_t n)
+{
+    struct answer *a = user;
+    (void)layer;
+    (void)position;
+    (void)ids;
+    (void)weights;
+    (void)n;
+    if (a->cancel_at && --a->cancel_at == 0)
+        cf_engine_cancel(a->engine);
 }
 
 /* A failure must be a sentence: one line that says something. */
@@ -155,7 +176,7 @@ static void sentence_check(const struct run *r, const cf_err *err)
 static bool prompt_run(const struct run *r, cf_session *s, struct answer *got)
 {
     const oracle *o = r->of->prompt;
-    cf_outputs out = {.row = row_keep, .user = got};
+    cf_outputs out = {.row = row_keep, .route = on_route, .user = got};
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         cf_err err = {0};
         uint32_t done = cf_session_length(s);
@@ -163,12 +184,30 @@ static bool prompt_run(const struct run *r, cf_session *s, struct answer *got)
             cf_session_extend(s, o->prompt + done, o->n_prompt - done, CF_PHASE_PROMPT, &out, &err);
         if (rc == 0)
             return true;
-        tally.failures++;
-        sentence_check(r, &err);
+        if (rc == -ECANCELED) {
+            tally.cancelled++;
+            cf_engine_resume(got->engine);
+        } else {
+            tally.failures++;
+            sentence_check(r, &err);
+        }
         CHECK_INT(cf_session_length(s) % CHUNK, 0);
     }
     printf("    seed %llu: no end after %d attempts\n", (unsigned long long)r->seed, ATTEMPTS);
     return false;
+}
+
+/* Less, so that dense weights are streamed. */
+static void budget_lower(struct run *r)
+{
+    cf_memory_plan plan;
+    if (r->dense >= 1 || sized_plan(&r->of->model, &r->options, &plan, NULL) < 0)
+        return;
+    if (plan.vram_min >= plan.vram_dense) /* it would save nothing */
+        return;
+    r->options.vram_bytes =
+        plan.vram_min + (uint64_t)((double)(plan.vram_dense - 1 - plan.vram_min) * r->dense);
+    tally.streamed++;
 }
 
 /* Runs and compares with `want`; NULL: on a healthy drive. `keep` takes the logits. */
@@ -179,7 +218,7 @@ static void run_one(struct run *r, const float *want, float *keep)
     cf_engine *e = NULL;
     cf_session *s = NULL;
     size_t values = (size_t)o->n_prompt * o->vocab;
-    struct answer got = {o->vocab, calloc(values, sizeof(float))};
+    struct answer got = {o->vocab, calloc(values, sizeof(float)), NULL, want ? r->cancel_at : 0};
     REQUIRE(got.logits);
     tally.runs++;
     running_seed = (sig_atomic_t)r->seed;
@@ -187,11 +226,14 @@ static void run_one(struct run *r, const float *want, float *keep)
     r->options.fault = want ? &r->fault : NULL;
     r->slots = sized_slots_from(&r->of->model, &r->options, r->slots);
     CHECK(sized_budgets(&r->of->model, &r->options, r->slots, false));
+    if (want)
+        budget_lower(r);
     if (cf_engine_open(&e, r->of->path, &r->options, &err) < 0) {
         tally.refused++;
         sentence_check(r, &err);
     } else if (cf_session_create(&s, e, &err) == 0) {
         tally.opened++;
+        got.engine = e;
         CHECK(prompt_run(r, s, &got));
         CHECK(cf_cache_verify(e->cache) == NULL);
         if (keep)
@@ -257,10 +299,13 @@ static void faults(void)
         run_one(&r, r.of->want, NULL);
     }
     printf("    %llu runs: %llu would not open, %llu failures on the way, damage was found %llu "
-           "times\n",
+           "times; %llu streamed dense weights, %llu were interrupted\n",
            (unsigned long long)tally.runs, (unsigned long long)tally.refused,
-           (unsigned long long)tally.failures, (unsigned long long)tally.damages);
+           (unsigned long long)tally.failures, (unsigned long long)tally.damages,
+           (unsigned long long)tally.streamed, (unsigned long long)tally.cancelled);
     if (tally.runs > 100) {
+        CHECK(tally.streamed > tally.runs / 10);
+        CHECK(tally.cancelled > tally.runs / 20);
         CHECK(tally.opened > tally.runs / 2);
         CHECK(tally.failures > tally.runs / 10);
         CHECK(tally.damages > tally.runs / 20);
@@ -277,6 +322,7 @@ int main(int argc, char **argv)
     uint64_t runs = argc > 1 ? strtoull(argv[1], NULL, 10) : RUNS;
     tally.first_seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     tally.last_seed = tally.first_seed + runs - 1;
+    cf_log_level_set(CF_LOG_QUIET); /* each engine that streams says so */
     tmp_dir_init(&packs);
     RUN(faults);
     tmp_dir_finish(&packs);

@@ -20,7 +20,7 @@ static void rows_check(const cf_routing *t)
     for (uint64_t i = 0; i < t->n_rows; i++) {
         const cf_routed *r = &t->rows[i];
         check(r->moe < t->n_moe && r->phase < 3 && r->k + r->zero <= t->header.top_k);
-        check(r->first + r->k <= t->n_ids && (r->k || r->zero));
+        check(r->first + r->k <= t->n_ids);
         for (uint32_t j = 0; j < r->k; j++)
             check(t->ids[r->first + j] < t->header.n_experts &&
                   (j == 0 || t->ids[r->first + j] > t->ids[r->first + j - 1]));

@@ -126,7 +126,7 @@ static void threads_of_a_device(void)
         snprintf(flags, sizeof flags, "--device %.15s:%d --threads 2", list[i].backend,
                  list[i].index);
         REQUIRE(run("tiny", flags));
-        CHECK_HAS(err, "--threads 2 has no effect: ");
+        CHECK_HAS(err, "--threads 2 has no effect on device ");
         if (list[i].unified)
             continue;
         snprintf(flags, sizeof flags, "--device %.15s:%d --memory discrete", list[i].backend,
@@ -192,6 +192,7 @@ static const struct {
     {"--io", "pread", "io=\"pread\""},
     {"--direct", "off", "direct=false"},
     {"--kv", "f16", "kv=\"f16\""},
+    {"--activations", "q8", "activations=\"f32\""}, /* of the weights at hand: test_activations.c */
     {"--threads", "3", "threads=3"},
     {"--memory", "discrete", "memory=\"copied\""},
     {"--history", "%s/shown.history", ".history"},

@@ -114,12 +114,6 @@ static void streaming_say(const cf_engine *e)
 static void device_say(const cf_common *c, const cf_engine *e)
 {
     const cf_gpu_info *d = cf_gpu_get_info(e->gpu);
-    if (cf_common_given(c, CF_OPT_THREADS) && !d->cpu)
-        cf_notice("--threads %d has no effect: %s:%d (%s) computes, not the host", e->threads,
-                  d->backend, d->index, d->name);
-    else if (cf_common_given(c, CF_OPT_THREADS) && strcmp(d->backend, "vulkan") == 0)
-        cf_notice("--threads %d has no effect: Vulkan on %s uses as many as its driver likes",
-                  e->threads, d->name);
     if (cf_common_given(c, CF_OPT_MEMORY) && strcmp(c->engine.memory, "discrete") == 0 &&
         !could_be_in_place(&e->plan, d))
         cf_notice("--memory discrete has no effect: records are copied into slots on %s:%d (%s) "

@@ -39,6 +39,44 @@ INLINE float16 iq4_codes(uchar16 code)
     return values_of(iq4_values, code);
 }
 
+// Values of codes of up to 4 bits, in the low bits of `code` (others may be set). VALUE(c) gives
+// those of floats: of each code, or of all that there are, which one instruction then looks up.
+#if defined(__AVX512F__) && defined(__has_builtin)
+#if __has_builtin(__builtin_ia32_permvarsf512)
+#define HAS_LOOK_UP
+typedef float floats16 __attribute__((vector_size(64)));
+typedef int ints16 __attribute__((vector_size(64)));
+#endif
+#endif
+
+#ifdef HAS_LOOK_UP
+INLINE float16 look_up(float16 table, uint16 code)
+{
+    return __builtin_astype(__builtin_ia32_permvarsf512(__builtin_astype(table, floats16),
+                                                        __builtin_astype(code, ints16)),
+                            float16);
+}
+#define EVERY_CODE ((uint16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))
+#define OF_CODES(VALUE, code, mask) look_up(VALUE(convert_float16(EVERY_CODE & (mask))), code)
+#else
+#define OF_CODES(VALUE, code, mask) VALUE(convert_float16((code) & (mask)))
+#endif
+
+// Of 16 bytes of codes in a table: those of the low nibbles and of the high ones, times d.
+INLINE void values_of_nibbles(__constant const char *table, bytes_in q, float d, float16 *v)
+{
+#ifdef HAS_LOOK_UP
+    float16 all = convert_float16(vload16(0, table)) * d;
+    uint16 code = convert_uint16(vload16(0, q));
+    v[0] = look_up(all, code);
+    v[1] = look_up(all, code >> 4u);
+#else
+    uchar16 code = vload16(0, q);
+    v[0] = values_of(table, code & (uchar)15) * d;
+    v[1] = values_of(table, code >> (uchar)4) * d;
+#endif
+}
+
 // 32 values of nibbles: the low ones, then the high ones.
 INLINE void nibbles(bytes_in q, uchar16 *c)
 {

@@ -72,40 +72,106 @@ INLINE void sub_block(bytes_in p, uint s, float16 *v)
 #endif
 }
 
-#if W_16S == 16 && (defined(FORMAT_Q4_K) || defined(FORMAT_Q5_K))
-// A whole block: its scales and mins are unpacked together.
-INLINE void weight_16s(bytes_in row, uint b, float16 *v)
+#if W_16S == 16
+#if defined(FORMAT_Q4_K) || defined(FORMAT_Q5_K)
+// Scales and lows of the eight runs of a block.
+INLINE void k_scales(bytes_in p, float *scale, float *low)
 {
-    bytes_in p = row + (ulong)b * W_BYTES;
     const __global uint *packed = (const __global uint *)(p + 4);
     uint2 codes = (uint2)(packed[0] & 0x3f3f3f3fu,
                           (packed[2] & 0x0f0f0f0fu) | (packed[0] >> 6 & 0x03030303u) << 4);
     uint2 low_codes = (uint2)(packed[1] & 0x3f3f3f3fu,
                               (packed[2] >> 4 & 0x0f0f0f0fu) | (packed[1] >> 6 & 0x03030303u) << 4);
-    float scale[8], low[8];
     vstore8(half_at(p) * convert_float8(as_uchar8(codes)), 0, scale);
     vstore8(half_at(p + 2) * convert_float8(as_uchar8(low_codes)), 0, low);
-#pragma unroll
-    for (uint i = 0; i < 16; i++) {
-        uint s = i / 2;
-        uchar16 q = vload16(0, p + W_BYTES - 128 + 32 * (s / 2) + 16 * (i % 2));
-        q = s % 2 ? q >> (uchar)4 : q & (uchar)15;
-#if defined(FORMAT_Q5_K)
-        q |= (vload16(i % 2, p + 16) >> (uchar)s & (uchar)1) << (uchar)4;
+}
 #endif
-        v[i] = scale[s] * convert_float16(q) - low[s];
+
+// A whole block: the scales of all runs are unpacked together, and each byte is widened once.
+INLINE void weight_16s(bytes_in row, uint b, float16 *v)
+{
+    bytes_in p = row + (ulong)b * W_BYTES;
+#if defined(FORMAT_Q4_K) || defined(FORMAT_Q5_K)
+    float scale[8], low[8];
+    k_scales(p, scale, low);
+#pragma unroll
+    for (uint i = 0; i < 8; i++) {
+        uint16 q = convert_uint16(vload16(i, p + W_BYTES - 128));
+#pragma unroll
+        for (uint n = 0; n < 2; n++) {
+            uint s = i / 2 * 2 + n;
+            uint16 code = n ? q >> 4u : q;
+#define K45_VALUE(c) (scale[s] * (c) - low[s])
+#if defined(FORMAT_Q5_K)
+            uint16 high = convert_uint16(vload16(i % 2, p + 16));
+            high = s < 4 ? high << (4 - s) : high >> (s - 4);
+            v[2 * s + i % 2] = K45_VALUE(convert_float16((code & 15u) | (high & 16u)));
+#else
+            v[2 * s + i % 2] = OF_CODES(K45_VALUE, code, 15u);
+#endif
+        }
     }
+#elif defined(FORMAT_Q2_K)
+    uchar16 codes = vload16(0, p);
+    float scale[16], low[16];
+    vstore16(half_at(p + 80) * convert_float16(codes & (uchar)15), 0, scale);
+    vstore16(half_at(p + 82) * convert_float16(codes >> (uchar)4), 0, low);
+#pragma unroll
+    for (uint i = 0; i < 4; i++) {
+        uint16 q = convert_uint16(vload16(i, p + 16));
+#pragma unroll
+        for (uint n = 0; n < 4; n++) {
+            uint at = i / 2 * 8 + 2 * n + i % 2;
+#define Q2_K_VALUE(c) (scale[at] * (c) - low[at])
+            v[at] = OF_CODES(Q2_K_VALUE, q >> (2 * n), 3u);
+        }
+    }
+#elif defined(FORMAT_Q3_K)
+    uint a = as_uint(vload4(24, p)), c = as_uint(vload4(25, p)), high = as_uint(vload4(26, p));
+    uint4 codes = ((uint4)(a, c, a >> 4, c >> 4) & 0x0f0f0f0fu) |
+                  ((uint4)(high, high >> 2, high >> 4, high >> 6) & 0x03030303u) << 4u;
+    float scale[16];
+    vstore16(half_at(p + 108) * (convert_float16(as_uchar16(codes)) - 32.0f), 0, scale);
+#pragma unroll
+    for (uint i = 0; i < 4; i++) {
+        uint16 q = convert_uint16(vload16(i, p + 32)), bits = convert_uint16(vload16(i % 2, p));
+#pragma unroll
+        for (uint n = 0; n < 4; n++) {
+            uint s = i / 2 * 4 + n, at = 2 * s + i % 2;
+            uint16 bit = s < 2 ? bits << (2 - s) : bits >> (s - 2);
+#define Q3_K_VALUE(c) (scale[at] * ((c) - 4.0f))
+            v[at] = OF_CODES(Q3_K_VALUE, (q >> (2 * n) & 3u) | (bit & 4u), 7u);
+        }
+    }
+#elif defined(FORMAT_Q6_K)
+    float scale[16];
+    vstore16(half_at(p + 208) * convert_float16(vload16(12, (const __global char *)p)), 0, scale);
+#pragma unroll
+    for (uint i = 0; i < 8; i++) { // 16 bytes of nibbles, which are of runs at and at + 4
+        uint16 q = convert_uint16(vload16(i, p));
+        uint16 high = convert_uint16(vload16(i / 4 * 2 + i % 2, p + 128));
+#pragma unroll
+        for (uint n = 0; n < 2; n++) {
+            uint quarter = i % 4 / 2 + 2 * n, at = i / 4 * 8 + 2 * quarter + i % 2;
+            uint16 two = quarter < 2 ? high << (4 - 2 * quarter) : high >> (2 * quarter - 4);
+            uint16 code = ((n ? q >> 4u : q) & 15u) | (two & 48u);
+            v[at] = scale[at] * (convert_float16(code) - 32.0f);
+        }
+    }
+#elif defined(FORMAT_IQ4_XS)
+    const uint8 step = (uint8)(0, 1, 2, 3, 4, 5, 6, 7);
+    uint8 codes = (uint8)as_uint(vload4(1, p)) >> 4u * step & 15u;
+    codes |= ((uint8)u16_at(p + 2) >> 2u * step & 3u) << 4u;
+    float scale[8];
+    vstore8(half_at(p) * convert_float8(convert_int8(codes) - 32), 0, scale);
+#pragma unroll
+    for (uint s = 0; s < 8; s++)
+        values_of_nibbles(iq4_values, p + 8 + 16 * s, scale[s], v + 2 * s);
+#endif
 }
 #else
 INLINE void weight_16s(bytes_in row, uint b, float16 *v)
 {
-#if W_16S == 16
-    bytes_in p = row + (ulong)b * W_BYTES;
-#pragma unroll
-    for (uint s = 0; s < 8; s++)
-        sub_block(p, s, v + 2 * s);
-#else
     sub_block(row + (ulong)(b / 8) * W_BYTES, b % 8, v);
-#endif
 }
 #endif

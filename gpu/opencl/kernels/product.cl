@@ -110,11 +110,16 @@ INLINE void product_put(const product_args *a, const ocl_product_params *p, uint
 //
 // A panel of decoded weights and a block of activations lie in the item's cache; tiles of DOT_R
 // weight rows by TILE_T rows of activations run over both, their sums wait in memory meanwhile.
-// One row of activations alone takes small blocks straight from registers: a fifth faster for BF16
-// and Q8_0, and slower for blocks of 256.
-#if W_VECS <= 4 && !defined(CODEBOOK)
-#define IN_REGISTERS
+// Up to FEW rows of activations take the weights straight from registers; of large blocks one row
+// of weights at a time.
+#if W_VECS <= 4
+#define FEW        8u
+#define FEW_UNROLL _Pragma("unroll")
+#else
+#define FEW        4u
+#define FEW_UNROLL _Pragma("nounroll")
 #endif
+#define FEW_T      4u
 #define PANEL_VECS 512u // of weights: 32 KiB
 #define X_VECS     1536u
 #define X_ROWS     48u // a multiple of 3 and TILE_T
@@ -129,51 +134,73 @@ INLINE void row_prefetch(const ocl_product_params *p, weight_row r, ulong begin,
         PREFETCH(r.at + ahead + i);
 }
 
-#ifdef IN_REGISTERS
-INLINE void product_row(const product_args *a, const ocl_product_params *p, uint first, uint end,
-                        vec *sums)
+// Row v0 and those behind it times t rows of activations from r0 on, straight from the weights.
+INLINE void product_few(const uint t, const product_args *a, const ocl_product_params *p, uint v0,
+                        uint r0, vec *sums)
 {
-    const __global float *x = x_row(a, p, 0);
+    const __global float *x[FEW_T];
+    weight_row rows[DOT_R];
+    vec acc[DOT_R * FEW_T];
     uint full = p->cols / W_BLOCK;
-    for (uint v0 = first; v0 < end; v0 += DOT_R) {
-        weight_row rows[DOT_R];
-        vec acc[DOT_R];
 #pragma unroll
-        for (uint r = 0; r < DOT_R; r++) {
-            rows[r] = row_of(a, p, v0 + r);
-            acc[r] = 0.0f;
-        }
+    for (uint i = 0; i < t; i++)
+        x[i] = x_row(a, p, r0 + i);
+#pragma unroll
+    for (uint r = 0; r < DOT_R; r++)
+        rows[r] = row_of(a, p, v0 + r);
+#pragma unroll
+    for (uint i = 0; i < DOT_R * t; i++)
+        acc[i] = 0.0f;
 #pragma nounroll
-        for (uint b = 0; b < full; b++)
+    for (uint b = 0; b < full; b++)
+        FEW_UNROLL
+        for (uint r = 0; r < DOT_R; r++) {
+            vec e[W_VECS];
+            weight_block(rows[r].at, b, e);
+            if (p->scale_rows)
+                row_scale(p, rows[r], b, e);
+            row_prefetch(p, rows[r], weight_bytes((ulong)b * W_BLOCK),
+                         weight_bytes((ulong)b * W_BLOCK + W_BLOCK));
 #pragma unroll
-            for (uint r = 0; r < DOT_R; r++) {
-                vec e[W_VECS];
-                weight_block(rows[r].at, b, e);
-                if (p->scale_rows)
-                    row_scale(p, rows[r], b, e);
-                row_prefetch(p, rows[r], weight_bytes((ulong)b * W_BLOCK),
-                             weight_bytes((ulong)b * W_BLOCK + W_BLOCK));
+            for (uint i = 0; i < t; i++)
 #pragma unroll
                 for (uint v = 0; v < W_VECS; v++)
-                    acc[r] = MULTIPLY_ADD(e[v], VEC_LOAD(x + b * W_BLOCK + v * LANES), acc[r]);
-            }
-        if (p->cols % W_BLOCK) // never of rows in blocks
+                    acc[i * DOT_R + r] = MULTIPLY_ADD(
+                        e[v], VEC_LOAD(x[i] + b * W_BLOCK + v * LANES), acc[i * DOT_R + r]);
+        }
+    if (p->cols % W_BLOCK) // never of rows in blocks
 #pragma nounroll
-            for (uint r = 0; r < DOT_R; r++) {
-                vec e[W_VECS];
-                row_block(p, rows[r], full, e);
-                for (uint v = 0; v < W_VECS; v++) {
-                    uint k = full * W_BLOCK + v * LANES;
-                    if (k < p->cols)
-                        acc[r] = MULTIPLY_ADD(e[v], vec_load_n(x + k, p->cols - k), acc[r]);
-                }
+        for (uint r = 0; r < DOT_R; r++) {
+            vec e[W_VECS];
+            row_block(p, rows[r], full, e);
+            for (uint v = 0; v < W_VECS; v++) {
+                uint k = full * W_BLOCK + v * LANES;
+                for (uint i = 0; i < t && k < p->cols; i++)
+                    acc[i * DOT_R + r] =
+                        MULTIPLY_ADD(e[v], vec_load_n(x[i] + k, p->cols - k), acc[i * DOT_R + r]);
             }
+        }
 #pragma unroll
-        for (uint r = 0; r < DOT_R; r++)
-            sums[(v0 - first) * X_ROWS + r] = acc[r];
+    for (uint i = 0; i < DOT_R * t; i++)
+        sums[i] = acc[i];
+}
+
+INLINE void product_rows_few(const product_args *a, const ocl_product_params *p, uint first,
+                             uint end, vec *sums)
+{
+#pragma nounroll
+    for (uint v = first; v < end; v += DOT_R) {
+        vec *out = sums + (v - first) * X_ROWS;
+        uint r0 = 0;
+#pragma nounroll
+        for (; r0 + 2 < a->count; r0 += FEW_T)
+            product_few(FEW_T, a, p, v, r0, out + r0 * DOT_R);
+        if (r0 + 1 < a->count)
+            product_few(2, a, p, v, r0, out + r0 * DOT_R);
+        else if (r0 < a->count)
+            product_few(1, a, p, v, r0, out + r0 * DOT_R);
     }
 }
-#endif
 
 // `rows` rows of activations from k on, n of their values, zeros behind; `pitch` vectors apart.
 INLINE void x_pack(const product_args *a, const ocl_product_params *p, uint r0, uint rows, uint k,
@@ -270,11 +297,9 @@ INLINE void product_unit(const product_args *a, const ocl_product_params *p, uin
 #pragma nounroll
     for (uint r0 = 0; r0 < a->count; r0 += X_ROWS) {
         uint rows = min(X_ROWS, a->count - r0);
-#ifdef IN_REGISTERS
-        if (a->count == 1 && !p->x_q8)
-            product_row(a, p, first, end, sums);
+        if (a->count <= FEW && !p->x_q8)
+            product_rows_few(a, p, first, end, sums);
         else
-#endif
             product_panels(a, p, first, end, r0, rows, sums);
 #pragma nounroll
         for (uint v = first; v < end; v += 1 + both)

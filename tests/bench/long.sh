@@ -6,6 +6,7 @@
 # What grows with the context are attention's time and the cache of keys and values, and nothing
 # else: the memory plan is printed beside the speeds. Takes some minutes and 8 MiB of $TMPDIR.
 set -eu
+set -o pipefail
 build=$1
 shift
 devices=${*:-ref opencl}
@@ -17,7 +18,8 @@ for device in $devices; do
         echo "== $device, context $ctx"
         "$build/catflap" info "$dir/model" --device "$device" --ctx $ctx --vram 1G |
             sed -n '/KV cache/,/expert rows/p'
-        timeout 600 "$build/catflap" bench "$dir/model" --device "$device" --ctx $ctx --vram 1G -q \
+        [ "$ctx" -gt 30000 ] && echo "(this one takes minutes)"
+        "$build/catflap" bench "$dir/model" --device "$device" --ctx $ctx --vram 1G -q \
             --contexts $((ctx - 32)) -n 32 --samples 1 | sed -n '/prefill  *[0-9]/p;/decode  *[0-9]/p'
     done
 done

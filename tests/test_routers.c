@@ -260,6 +260,7 @@ static void classifiers_remove(const bad_model *m)
         json_object_del(header, name);
     }
     bad_header_store(m, "model.safetensors", header, 0);
+    json_decref(header);
 }
 
 /* Of the runs that follow. */

@@ -6,10 +6,12 @@
 MAKEFLAGS += -r
 comma   := ,
 BUILD   ?= build$(if $(SAN),-$(subst $(comma),-,$(SAN)))
+# What is generated is the same in every build: shaders in SPIR-V, kernels as text.
+GEN     ?= build/generated
 CC      ?= cc
 OPT     ?= -O2 -g
 WARN    := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes
-CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE
+CPPFLAGS += -I. -I$(GEN) -D_GNU_SOURCE
 override CFLAGS += -std=c17 $(OPT) -ffp-contract=off $(WARN) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
 override LDFLAGS += $(if $(findstring address,$(SAN)),-rdynamic)
 LDLIBS  := -luring -ljansson -lpcre2-8 -lzstd -ldl -lm -pthread
@@ -55,4 +57,4 @@ clean:
 	rm -rf build build-*
 .PHONY: all demo check deps layers clean
 .SECONDARY:
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(sort $(BUILD) $(GEN)) -name '*.d' 2>/dev/null)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs groups of tests, one line each: their cases, their seconds; at the end one line with the sums
-# over all cases. Arguments:
+# Runs groups of tests, TEST_JOBS at a time (one a processor), one line each as they end: their cases,
+# their seconds; at the end one line with the sums over all cases. Arguments:
 #     build                          every test program of a build folder
 #     'build/tests/test_models ref'  a program and its arguments
 #     build-fuzz/tests/fuzz/fuzz_x   a fuzz target, for FUZZ_SECONDS, over tests/fuzz/corpus/x; what
@@ -10,8 +10,10 @@
 # status 0 passed, 77 skipped. A program that dies counts as one failure.
 set -u
 passed=0 failed=0 skipped=0
-out=$(mktemp)
-trap 'rm -f "$out"' EXIT
+n_groups=0
+places=${TEST_JOBS:-$(nproc)}
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}
 # Software Vulkan and OpenCL compile each kernel once, not once a program.
 export MESA_SHADER_CACHE_DIR=${MESA_SHADER_CACHE_DIR:-$PWD/build/mesa-cache}
@@ -44,11 +46,23 @@ prefix_of()
     esac
 }
 
-# group LABEL LIMIT_SECONDS COMMAND...
+# group LABEL LIMIT_SECONDS COMMAND...: waits for a free place, then runs beside the others.
 group()
 {
-    local label=$1 limit=$2 begin status p="" f="" s=""
-    shift 2
+    while [ "$(jobs -rp | wc -l)" -ge "$places" ]; do
+        wait -n
+        reports
+    done
+    n_groups=$((n_groups + 1))
+    group_run "$n_groups" "$@" &
+}
+
+# In a process of its own: leaves what is to be said in $dir/N.told, and the counts in $dir/N.counts.
+group_run()
+{
+    local out=$dir/$1.out told=$dir/$1.told label=$2 limit=$3 begin status p="" f="" s=""
+    local counts=$dir/$1.counts
+    shift 3
     begin=$(date +%s%N)
     timeout -k 10 "$limit" "$@" </dev/null >"$out" 2>&1
     status=$?
@@ -64,11 +78,27 @@ group()
     local word=ok
     [ "$p" -gt 0 ] || word=skip
     [ "$f" -eq 0 ] || word=FAIL
-    printf '%-4s %-44s %4d passed %3d failed %3d skipped %8.1f s\n' "$word" "$label" "$p" "$f" "$s" \
-        "$(seconds_since "$begin")"
-    [ "$f" -eq 0 ] && [ -z "${VERBOSE:-}" ] && grep '    skip: ' "$out"
-    if [ "$f" -ne 0 ] || [ -n "${VERBOSE:-}" ]; then tail -60 "$out"; fi
-    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    {
+        printf '%-4s %-44s %4d passed %3d failed %3d skipped %8.1f s\n' "$word" "$label" "$p" "$f" "$s" \
+            "$(seconds_since "$begin")"
+        [ "$f" -eq 0 ] && [ -z "${VERBOSE:-}" ] && grep '    skip: ' "$out"
+        if [ "$f" -ne 0 ] || [ -n "${VERBOSE:-}" ]; then tail -60 "$out"; fi
+    } >"$told"
+    echo "$p $f $s" >"$counts.new"
+    mv "$counts.new" "$counts"
+}
+
+# Tells what has ended since, and adds it up.
+reports()
+{
+    local counts p f s
+    for counts in "$dir"/*.counts; do
+        [ -e "$counts" ] || continue
+        read -r p f s <"$counts"
+        cat "${counts%.counts}.told"
+        passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+        rm -f "${counts%.counts}".*
+    done
 }
 
 # program 'PATH ARGUMENTS'
@@ -94,10 +124,19 @@ program()
     esac
 }
 
+# Programs that run on every device, each device apart: these take the most time, and come first.
+by_device="test_ops test_models test_gguf_models test_activations"
+
 for arg in "$@"; do
     if [ -d "$arg" ]; then
+        for name in $by_device; do
+            for backend in vulkan opencl ref; do
+                program "$arg/tests/$name $backend"
+            done
+        done
         for source in tests/test_*.c; do
-            program "$arg/tests/$(basename "$source" .c)"
+            name=$(basename "$source" .c)
+            case " $by_device " in *" $name "*) ;; *) program "$arg/tests/$name" ;; esac
         done
     elif [[ $arg == *=* ]]; then
         # shellcheck disable=SC2086
@@ -106,6 +145,11 @@ for arg in "$@"; do
         program "$arg"
     fi
 done
+while [ -n "$(jobs -rp)" ]; do
+    wait -n
+    reports
+done
+reports
 echo "$(seconds_since "$start") s"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -1,9 +1,9 @@
 # The kernels' sources are embedded at build, each file as one C string literal; ocl_program.c puts
 # the programs together from them.
 OCL_DIR  := gpu/opencl/kernels
-OCL_GEN  := $(BUILD)/$(OCL_DIR)
+OCL_GEN  := $(GEN)/$(OCL_DIR)
 OCL_SRC  := $(wildcard $(OCL_DIR)/*.cl) $(OCL_DIR)/ocl_params.h
-OCL_INC  := $(OCL_SRC:%=$(BUILD)/%.inc)
+OCL_INC  := $(OCL_SRC:%=$(GEN)/%.inc)
 
 $(OCL_GEN)/%.inc: $(OCL_DIR)/%
 	@echo "  CL    $@"; mkdir -p $(@D)

@@ -13,7 +13,7 @@ VK_KV_SHADERS     := kv_store attn_latent attn index_score attn_bias
 VK_PLAIN_SHADERS  := norm rope attn_merge glu map add route combine conv state_gates attn_state gate index_select
 
 VK_GLSL  := gpu/vulkan/shaders
-VK_GEN   := $(BUILD)/$(VK_GLSL)
+VK_GEN   := $(GEN)/$(VK_GLSL)
 VK_PAIRS := $(foreach s,$(VK_WEIGHT_SHADERS),$(VK_WEIGHT_FORMATS:%=$(s).%)) \
             $(foreach s,$(VK_KV_SHADERS),$(VK_KV_FORMATS:%=$(s).%)) \
             $(VK_PLAIN_SHADERS:%=%.f32)

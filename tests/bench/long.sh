@@ -18,7 +18,6 @@ for device in $devices; do
         echo "== $device, context $ctx"
         "$build/catflap" info "$dir/model" --device "$device" --ctx $ctx --vram 1G |
             sed -n '/KV cache/,/expert rows/p'
-        [ "$ctx" -gt 30000 ] && echo "(this one takes minutes)"
         "$build/catflap" bench "$dir/model" --device "$device" --ctx $ctx --vram 1G -q \
             --contexts $((ctx - 32)) -n 32 --samples 1 | sed -n '/prefill  *[0-9]/p;/decode  *[0-9]/p'
     done

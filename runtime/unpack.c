@@ -6,10 +6,10 @@
 
 #include <pthread.h>
 #include <stdlib.h>
-#include <unistd.h>
 #include <zstd.h>
 
 #include "runtime/base/clock.h"
+#include "runtime/base/machine.h"
 
 enum { THREADS_MAX = 16, CONTEXT_BYTES = 160 << 10 };
 
@@ -31,8 +31,7 @@ struct cf_unpack {
 
 static uint32_t threads_resolve(uint32_t threads)
 {
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    uint32_t n = threads ? threads : online > 0 ? (uint32_t)online : 1;
+    uint32_t n = threads ? threads : (uint32_t)cf_machine_processors("");
     return n < THREADS_MAX ? n : THREADS_MAX;
 }
 

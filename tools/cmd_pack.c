@@ -9,11 +9,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <unistd.h>
 
 #include "models/family.h"
 #include "runtime/base/align.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/machine.h"
 #include "tools/options.h"
 #include "tools/pack_plan.h"
 #include "tools/pack_work.h"
@@ -390,10 +390,9 @@ static int pack_parse(pack *k, int argc, char **argv, int *code)
 int cmd_pack(int argc, char **argv)
 {
     cf_err err = {0};
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
     pack k = {
         .options = {.experts = {.keep = true}, .resident = {.keep = true}, .level = DEFAULT_LEVEL},
-        .jobs = online > 0 ? (uint32_t)cf_min_u64((uint64_t)online, MAX_JOBS) : 1};
+        .jobs = (uint32_t)cf_min_u64((uint64_t)cf_machine_processors(""), MAX_JOBS)};
     int code;
     if (pack_parse(&k, argc, argv, &code) != 0)
         return code;

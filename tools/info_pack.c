@@ -14,6 +14,7 @@
 
 #include "runtime/base/align.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/machine.h"
 #include "runtime/base/rng.h"
 #include "runtime/unpack.h"
 #include "storage/files.h"
@@ -195,8 +196,7 @@ static int zstd_measure(cf_info_pack *p, const cf_model *m, cf_err *err)
 int cf_info_pack_make(cf_info_pack *p, const cf_model *m, cf_err *err)
 {
     *p = (cf_info_pack){.ratio = 1};
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    p->threads = online > 0 ? (uint32_t)online : 1;
+    p->threads = (uint32_t)cf_machine_processors("");
     formats_find(p, m);
     if (m->pack) {
         p->n_sums = m->pack->sums.n_list;

@@ -15,6 +15,7 @@
 #include "gpu/backend.h"
 #include "gpu/ref/ref_ops.h"
 #include "runtime/base/align.h"
+#include "runtime/base/machine.h"
 #include "runtime/base/pages.h"
 
 #define COMMAND_OF(name) COMMAND_##name,
@@ -82,10 +83,9 @@ static void info_fill(cf_gpu_info *info, int threads)
 static int ref_list(cf_gpu_info *out, int max, cf_err *err)
 {
     (void)err;
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
     if (max < 1)
         return 0;
-    info_fill(out, n > 0 ? (int)n : 1);
+    info_fill(out, cf_machine_processors(""));
     return 1;
 }
 

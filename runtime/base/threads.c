@@ -6,7 +6,8 @@
 
 #include <pthread.h>
 #include <stdlib.h>
-#include <unistd.h>
+
+#include "runtime/base/machine.h"
 
 struct cf_threads {
     int count; /* including the caller */
@@ -62,10 +63,8 @@ static void *worker_main(void *p)
 
 int cf_threads_create(cf_threads **out, int count, cf_err *err)
 {
-    if (count <= 0) {
-        long n = sysconf(_SC_NPROCESSORS_ONLN);
-        count = n > 0 ? (int)n : 1;
-    }
+    if (count <= 0)
+        count = cf_machine_processors("");
     cf_threads *t = calloc(1, sizeof *t);
     if (!t || !(t->workers = calloc((size_t)count, sizeof *t->workers))) {
         free(t);

@@ -992,6 +992,23 @@ static bool case_of_gpus(const op_case *c)
     }
 }
 
+/* A guise has the kernels of another shape; formats that are decoded alike are one in it. */
+static bool case_of_guises(const op_case *c)
+{
+    switch (op_case_format(c)) {
+    case CF_F32:
+    case CF_F16:
+    case CF_BF16:
+    case CF_Q8_0:
+    case CF_Q4_K:
+    case CF_IQ3_S:
+    case CF_F8_E4M3:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void op_check(op_kind kind, bool is_ref)
 {
     REQUIRE(gpu && judge);
@@ -999,7 +1016,8 @@ static void op_check(op_kind kind, bool is_ref)
     int cases = 0;
     for (int i = 0; i < op_cases_count() && !check_case_failed; i++) {
         op_case *c = op_case_create(i);
-        if (vk_test_as_gpu && !case_of_gpus(c)) {
+        if ((vk_test_as_gpu && !case_of_gpus(c)) ||
+            (ocl_test_guise != OCL_AS_IT_IS && !case_of_guises(c))) {
             /* the CPU's shapes tell as much */
         } else if (c->kind == kind && !op_case_supported(c, gpu)) {
             lacking++;

@@ -70,6 +70,9 @@ uint64_t op_weight_index(const cf_weight *w, uint64_t o, uint64_t k);
 /* The device has every format that the case's weights and caches are in. */
 bool op_case_supported(const op_case *c, const cf_gpu *gpu);
 
+/* The format of the matrices of a case, F32 where it has none. */
+cf_format op_case_format(const op_case *c);
+
 /* Rows of the case when an op over them may be split in two (each row is its own), else 0. */
 uint32_t op_case_rows(const op_case *c);
 

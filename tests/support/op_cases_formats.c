@@ -414,6 +414,24 @@ static bool has_cache(const cf_gpu *gpu, cf_format t)
     return t != CF_Q8_0 || cf_gpu_get_info(gpu)->kv_q8;
 }
 
+cf_format op_case_format(const op_case *c)
+{
+    switch (c->kind) {
+    case OP_linear:
+        return c->op.linear.w.dtype;
+    case OP_head_linear:
+        return c->op.head_linear.w.dtype;
+    case OP_get_rows:
+        return c->op.get_rows.table.dtype;
+    case OP_expert_glu:
+        return c->experts[0].gate.dtype;
+    case OP_expert_down:
+        return c->experts[0].down.dtype;
+    default:
+        return CF_F32;
+    }
+}
+
 bool op_case_supported(const op_case *c, const cf_gpu *gpu)
 {
     switch (c->kind) {

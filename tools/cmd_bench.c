@@ -109,8 +109,9 @@ typedef struct bench {
 
 /* ---- the command line ---- */
 
-static int bench_option(bench *b, cf_args *args, int opt)
+static int bench_option(void *user, cf_args *args, int opt)
 {
+    bench *b = user;
     switch (opt) {
     case OPT_CONTEXTS:
         b->contexts_given = true;
@@ -143,17 +144,7 @@ static int bench_parse(bench *b, int argc, char **argv, int *code)
                     .common = &b->common,
                     .argc = argc,
                     .argv = argv};
-    cf_args_begin(&args);
-    int opt;
-    while ((opt = cf_args_next(&args)) >= 0)
-        if (bench_option(b, &args, opt) < 0) {
-            opt = CF_ARGS_STOP;
-            break;
-        }
-    if (opt == CF_ARGS_END) {
-        b->model = cf_args_operand(&args, "MODEL");
-        opt = b->model ? 0 : CF_ARGS_STOP;
-    }
+    int opt = cf_args_parse(&args, bench_option, b, "MODEL", &b->model);
     *code = args.exit_code;
     return opt;
 }

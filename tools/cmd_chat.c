@@ -89,8 +89,9 @@ typedef struct chat {
 
 /* ---- the command line ---- */
 
-static int chat_option(chat *c, cf_args *args, int opt)
+static int chat_option(void *user, cf_args *args, int opt)
 {
+    chat *c = user;
     switch (opt) {
     case 'n':
         return cf_args_u64(args, 1, 1u << 30, &c->max_tokens);
@@ -118,17 +119,7 @@ static int chat_parse(chat *c, int argc, char **argv, int *code)
                     .common = &c->common,
                     .argc = argc,
                     .argv = argv};
-    cf_args_begin(&args);
-    int opt;
-    while ((opt = cf_args_next(&args)) >= 0)
-        if (chat_option(c, &args, opt) < 0) {
-            opt = CF_ARGS_STOP;
-            break;
-        }
-    if (opt == CF_ARGS_END) {
-        c->model = cf_args_operand(&args, "MODEL");
-        opt = c->model ? 0 : CF_ARGS_STOP;
-    }
+    int opt = cf_args_parse(&args, chat_option, c, "MODEL", &c->model);
     *code = args.exit_code;
     return opt;
 }

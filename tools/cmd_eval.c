@@ -97,8 +97,9 @@ typedef struct eval {
 
 /* ---- the command line ---- */
 
-static int eval_option(eval *e, cf_args *args, int opt)
+static int eval_option(void *user, cf_args *args, int opt)
 {
+    eval *e = user;
     switch (opt) {
     case OPT_TEXT:
         e->text_path = args->value;
@@ -128,14 +129,7 @@ static int eval_parse(eval *e, int argc, char **argv, int *code)
                     .common = &e->common,
                     .argc = argc,
                     .argv = argv};
-    cf_args_begin(&args);
-    int opt;
-    while ((opt = cf_args_next(&args)) >= 0)
-        eval_option(e, &args, opt);
-    if (opt == CF_ARGS_END) {
-        e->model = cf_args_operand(&args, "MODEL");
-        opt = e->model ? 0 : CF_ARGS_STOP;
-    }
+    int opt = cf_args_parse(&args, eval_option, e, "MODEL", &e->model);
     if (opt == 0 && !e->text_path == !e->ids_path)
         opt = cf_args_usage(&args, "%s of --text FILE and --ids FILE is expected",
                             e->text_path ? "only one" : "one");

@@ -155,8 +155,9 @@ static int dtype_set(mkmodel *m, cf_args *args)
     return cf_args_usage(args, "--dtype takes bf16, f16 or f32, not \"%.80s\"", args->value);
 }
 
-static int mkmodel_option(mkmodel *m, cf_args *args, int opt)
+static int mkmodel_option(void *user, cf_args *args, int opt)
 {
+    mkmodel *m = user;
     uint32_t n = 0;
     int rc;
     switch (opt) {
@@ -203,16 +204,8 @@ static int mkmodel_parse(mkmodel *m, int argc, char **argv, int *code)
                     .options = mkmodel_options,
                     .argc = argc,
                     .argv = argv};
-    cf_args_begin(&args);
-    int opt;
-    while ((opt = cf_args_next(&args)) >= 0)
-        if (mkmodel_option(m, &args, opt) < 0) {
-            opt = CF_ARGS_STOP;
-            break;
-        }
+    int opt = cf_args_parse(&args, mkmodel_option, m, "OUT_DIR", &m->out);
     int sources = !!m->shape + !!m->config_path + !!m->copy;
-    if (opt == CF_ARGS_END)
-        opt = (m->out = cf_args_operand(&args, "OUT_DIR")) ? 0 : CF_ARGS_STOP;
     if (opt == 0 && sources != 1)
         opt = cf_args_usage(&args, "%s of --shape NAME, --config FILE and --copy MODEL is expected",
                             sources ? "only one" : "one");

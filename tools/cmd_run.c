@@ -98,8 +98,9 @@ static int stop_add(run *r, cf_args *args)
     return 0;
 }
 
-static int run_option(run *r, cf_args *args, int opt)
+static int run_option(void *user, cf_args *args, int opt)
 {
+    run *r = user;
     switch (opt) {
     case 'p':
         r->prompt = args->value;
@@ -141,17 +142,7 @@ static int run_parse(run *r, int argc, char **argv, int *code)
                     .common = &r->common,
                     .argc = argc,
                     .argv = argv};
-    cf_args_begin(&args);
-    int opt;
-    while ((opt = cf_args_next(&args)) >= 0)
-        if (run_option(r, &args, opt) < 0) {
-            opt = CF_ARGS_STOP;
-            break;
-        }
-    if (opt == CF_ARGS_END) {
-        r->model = cf_args_operand(&args, "MODEL");
-        opt = r->model ? 0 : CF_ARGS_STOP;
-    }
+    int opt = cf_args_parse(&args, run_option, r, "MODEL", &r->model);
     int prompts = !!r->prompt + !!r->prompt_path + !!r->ids_path;
     if (opt == 0 && prompts != 1)
         opt = cf_args_usage(&args, "%s of -p TEXT, -f FILE and --ids FILE is expected",

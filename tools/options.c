@@ -414,3 +414,17 @@ const char *cf_args_operand(cf_args *args, const char *what)
     }
     return args->argv[optind];
 }
+
+int cf_args_parse(cf_args *args, cf_args_take *take, void *user, const char *what,
+                  const char **operand)
+{
+    int opt;
+    cf_args_begin(args);
+    while ((opt = cf_args_next(args)) >= 0)
+        if (take(user, args, opt) < 0)
+            return CF_ARGS_STOP;
+    if (opt != CF_ARGS_END)
+        return CF_ARGS_STOP;
+    *operand = cf_args_operand(args, what);
+    return *operand ? 0 : CF_ARGS_STOP;
+}

@@ -100,6 +100,13 @@ int cf_args_next(cf_args *args);
  * more; `what` is its name in the usage ("MODEL"). */
 const char *cf_args_operand(cf_args *args, const char *what);
 
+/* Takes a command's own option; 0, or CF_ARGS_STOP after reporting. user: the command's settings. */
+typedef int cf_args_take(void *user, cf_args *args, int opt);
+/* All of it, from cf_args_begin on: the options by `take`, then the one operand, which is called `what`.
+ * 0, or CF_ARGS_STOP. */
+int cf_args_parse(cf_args *args, cf_args_take *take, void *user, const char *what,
+                  const char **operand);
+
 /* Reports a usage error ("catflap: <sentence> (see catflap run --help)"); returns CF_ARGS_STOP. */
 int cf_args_usage(cf_args *args, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -35,8 +35,6 @@ typedef struct cf_gpu_info {
                                it takes no number */
     bool unified;           /* the device computes on host memory without a copy */
     bool imports;           /* host pages can be imported (cf_gpu_buf_import) */
-    bool head_scales;       /* head_linear takes weights with outer scales */
-    bool transposed_steps;  /* transposed matrices may have a row_step beyond 1 */
     bool kv_q8;             /* a cache of keys and values may be in CF_Q8_0 (kv_dtype) */
     bool own_transfer;      /* a transfer queue of its own: copies overlap compute */
     uint32_t import_align;  /* of an imported pointer and size */

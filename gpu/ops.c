@@ -172,7 +172,6 @@ void cf_gpu_head_linear(cf_gpu *gpu, cf_stream stream, const cf_op_head_linear *
     cf_assert(op->n_heads > 0 && op->n_sub > 0);
     cf_assert(op->row_off <= op->head_rows && op->n_sub <= op->head_rows - op->row_off);
     cf_assert((uint64_t)op->n_heads * op->head_rows <= op->w.rows);
-    cf_assert(!op->w.scale_rows || gpu->info.head_scales);
     touch_whole(&c, &op->w);
     uint32_t x_width = op->transposed ? op->n_sub : op->w.cols;
     uint32_t y_width = op->transposed ? op->w.cols : op->n_sub;

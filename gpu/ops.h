@@ -19,13 +19,11 @@
  *               number of the format's blocks, without padding (row_step 2: every other row of an
  *               interleaved pair; 0 means 1)
  *   transposed  W[o, k] is element k * stride + row_first + o * row_step (stride 0 means rows);
- *               element formats only; row_first + (rows - 1) * row_step < stride; of matrices a
- *               row_step beyond 1 where cf_gpu_info.transposed_steps says so
+ *               element formats only; row_first + (rows - 1) * row_step < stride
  * span covers what is addressed; plain weights have stride 0. A vector has rows 1: every other
  * element of an interleaved pair of vectors is a transposed one of stride 2. span.buf NULL: there
- * is none, where an op allows that. head_linear and get_rows take whole plain weights only,
- * get_rows without outer scales, head_linear with them where cf_gpu_info.head_scales says so. A
- * device may lack formats: cf_gpu_supports.
+ * is none, where an op allows that. head_linear and get_rows take whole plain weights only, get_rows
+ * without outer scales. A device may lack formats: cf_gpu_supports.
  *
  * Outer scales (scale_rows > 0; plain weights only) are a matrix of their own, in scale_format
  * (F32, F16, BF16 or F8_E8M0, where code e is 2^(e - 127)): the decoded W[o, k] is rounded to

@@ -94,42 +94,11 @@ static int format_check(const cf_engine *e, cf_format format, const char *what, 
                    cf_format_name(format), device->backend, device->index, device->name);
 }
 
-/* Latent attention multiplies by parts of one matrix, which may have outer scales. */
-static int head_scales_check(const cf_engine *e, cf_err *err)
-{
-    const cf_model *m = e->model;
-    const cf_gpu_info *device = cf_gpu_get_info(e->gpu);
-    for (uint32_t i = 0; i < m->n_steps && !device->head_scales; i++) {
-        if (m->steps[i].kind != CF_STEP_ATTN_LATENT)
-            continue;
-        cf_wid kv_b = m->steps[i].u.latent.kv_b;
-        const cf_weight_def *w = kv_b == CF_NO_WEIGHT ? NULL : &m->weights[kv_b];
-        if (w && w->scale.rows)
-            return CF_FAIL(err, CF_EDEVICE,
-                           "%s has outer scales, which device %s:%d (%s) cannot apply in latent "
-                           "attention; ref can",
-                           w->name, device->backend, device->index, device->name);
-    }
-    return 0;
-}
-
-static int piece_check(const cf_engine *e, const cf_piece_def *p, const char *what, cf_err *err)
-{
-    const cf_gpu_info *device = cf_gpu_get_info(e->gpu);
-    if (p->transposed && p->rows > 1 && p->row_step > 1 && !device->transposed_steps)
-        return CF_FAIL(err, CF_EDEVICE,
-                       "%s is every %u-th column of a matrix, which device %s:%d (%s) cannot compute "
-                       "with; ref can",
-                       what, p->row_step, device->backend, device->index, device->name);
-    return format_check(e, p->dtype, what, err);
-}
-
 /* A device that lacks a format refuses here, not in the first op on it. */
 static int formats_check(const cf_engine *e, cf_err *err)
 {
     const cf_model *m = e->model;
     int rc = 0;
-    CF_TRY(head_scales_check(e, err));
     for (uint32_t i = 0; i < m->n_weights; i++)
         CF_TRY(format_check(e, m->weights[i].dtype, m->weights[i].name, err));
     for (uint32_t i = 0; i < m->n_tables; i++)
@@ -139,7 +108,7 @@ static int formats_check(const cf_engine *e, cf_err *err)
             static const char *const names[CF_EXPERT_PIECES] = {"gate", "up", "down"};
             char what[64];
             snprintf(what, sizeof what, "the %s of layer %u's experts", names[p], m->moe[i].layer);
-            CF_TRY(piece_check(e, &m->moe[i].pieces[p], what, err));
+            CF_TRY(format_check(e, m->moe[i].pieces[p].dtype, what, err));
             CF_TRY(format_check(e, m->moe[i].biases[p].dtype, what, err));
         }
 fail:

@@ -107,8 +107,6 @@ static bool probe_device(probe *p, cl_device_id device)
     i->unified = i->cpu || device_flag(device, CL_DEVICE_HOST_UNIFIED_MEMORY);
     p->model = i->cpu ? OCL_COHERENT : i->unified ? OCL_SHARED : OCL_SEPARATE;
     i->imports = true;
-    i->head_scales = true;
-    i->transposed_steps = true;
     i->kv_q8 = true;
     i->own_transfer = true;
     i->import_align = OCL_IMPORT_ALIGN;

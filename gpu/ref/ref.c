@@ -68,8 +68,6 @@ static void info_fill(cf_gpu_info *info, int threads)
                           .cpu = true,
                           .threads = threads,
                           .unified = true,
-                          .head_scales = true,
-                          .transposed_steps = true,
                           .kv_q8 = true,
                           .imports = true,
                           .own_transfer = true,

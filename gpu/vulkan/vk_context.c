@@ -259,7 +259,7 @@ static void probe_info(probe *p, const VkPhysicalDeviceMaintenance3Properties *l
     snprintf(i->name, sizeof i->name, "%.*s", (int)sizeof i->name - 1, p->props.deviceName);
     i->cpu = p->props.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU;
     i->unified = i->cpu || p->props.deviceType == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU;
-    i->head_scales = i->transposed_steps = i->kv_q8 = true;
+    i->kv_q8 = true;
     i->imports = has_extension(p->device, VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME);
     i->import_align = i->imports ? (uint32_t)host->minImportedHostPointerAlignment : 0;
     i->own_transfer = p->transfer_family != p->compute_family;

@@ -438,8 +438,7 @@ bool op_case_supported(const op_case *c, const cf_gpu *gpu)
     case OP_linear:
         return has(gpu, c, &c->op.linear.w) && has(gpu, c, &c->op.linear.bias);
     case OP_head_linear:
-        return has(gpu, c, &c->op.head_linear.w) &&
-               (!c->op.head_linear.w.scale_rows || cf_gpu_get_info(gpu)->head_scales);
+        return has(gpu, c, &c->op.head_linear.w);
     case OP_norm:
         return has(gpu, c, &c->op.norm.w) && has(gpu, c, &c->op.norm.bias);
     case OP_attn:

@@ -14,6 +14,7 @@
 #include "gpu/opencl/ocl.h"
 #include "runtime/base/rng.h"
 #include "tests/check.h"
+#include "tests/support/on_device.h"
 #include "tests/support/tmpfiles.h"
 
 /* ---- injected faults ---- */
@@ -136,30 +137,6 @@ static void close_clean(cf_gpu **gpu)
     cf_gpu_close(gpu);
     CHECK_INT(fault.mems, 0);
     CHECK_INT(fault.events, 0);
-}
-
-static cf_gpu_buf *make(cf_gpu *gpu, cf_buf_kind kind, uint64_t bytes)
-{
-    cf_gpu_buf *buf = NULL;
-    cf_err err = {0};
-    CHECK_INT(cf_gpu_buf_create(gpu, kind, bytes, "a test's buffer", &buf, &err), 0);
-    CHECK_STR(err.msg, "");
-    return buf;
-}
-
-static cf_gpu_point submit(cf_gpu *gpu, cf_stream stream, const cf_gpu_point *wait)
-{
-    cf_gpu_point p = {stream, 0};
-    cf_err err = {0};
-    CHECK_INT(cf_gpu_submit(gpu, stream, wait, wait ? 1 : 0, &p.value, &err), 0);
-    CHECK_STR(err.msg, "");
-    return p;
-}
-
-static void submit_and_wait(cf_gpu *gpu, cf_stream stream)
-{
-    cf_err err = {0};
-    CHECK_INT(cf_gpu_wait(gpu, submit(gpu, stream, NULL), &err), 0);
 }
 
 static void fill(float *x, size_t n, uint64_t seed)

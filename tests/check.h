@@ -12,8 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int check_passed, check_failed, check_skipped;
-static bool check_case_failed, check_case_skipped;
+/* tests/support/check.c */
+extern int check_passed, check_failed, check_skipped;
+extern bool check_case_failed, check_case_skipped;
 
 #define CHECK(cond)                                                                                \
     do {                                                                                           \

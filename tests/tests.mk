@@ -32,7 +32,7 @@ SUBMAKE = $(MAKE) --no-print-directory $(if $(V),,-s) $(if $(findstring jobserve
 # ---- sanitizers: the reference device only (driver libraries leak, and are not instrumented) ----
 ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_activations test_badmodel test_barriers test_block_models test_cache \
-              test_chat test_dense test_encoder test_faults test_fetch test_gguf \
+              test_cache_steps test_chat test_dense test_encoder test_faults test_fetch test_gguf \
               test_gguf_families test_gguf_models test_hazard test_history test_identity \
               test_index test_io test_jinja test_kv_q8 test_layout test_machine test_models \
               test_pack test_pack_sources test_policy test_predict test_prefill test_quants \
@@ -41,9 +41,9 @@ ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_tokenizer test_tokenizer_forms test_tokenizer_parts test_turns test_utf8 \
               test_variants test_window)
 TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
-              test_badmodel test_barriers test_cache test_dense test_faults test_fetch \
-              test_identity test_io test_pack test_predict test_rows test_timeline test_turns \
-              test_window)
+              test_badmodel test_barriers test_cache test_cache_steps test_dense test_faults \
+              test_fetch test_identity test_io test_pack test_predict test_rows test_timeline \
+              test_turns test_window)
 SAN_TESTS  := $(if $(findstring thread,$(SAN)),$(TSAN_TESTS),$(ASAN_TESTS))
 # Tests that run on every device there is, unless told on which.
 BY_DEVICE  := test_activations test_dense test_encoder test_gguf_families test_gguf_models \

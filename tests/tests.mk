@@ -6,8 +6,8 @@
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT) $(BUILD)/libcatflap.a
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) $(TEST_LDFLAGS) -o $@ $^ $(LDLIBS)
-# test_vulkan injects faults into the device's function table.
-$(BUILD)/tests/test_vulkan: TEST_LDFLAGS := -Wl,--wrap=volkLoadDeviceTable
+# These inject faults into the device's function table (support/vulkan_faults.h).
+$(BUILD)/tests/test_vulkan $(BUILD)/tests/test_vulkan_ops: TEST_LDFLAGS := -Wl,--wrap=volkLoadDeviceTable
 $(BUILD)/example: $(BUILD)/tests/example.o $(BUILD)/libcatflap.a
 	@echo "  LINK  $@"
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)

@@ -71,7 +71,7 @@ decode() { # NAME, then options; "half" stands for --vram and that many bytes
 # Device memory for half of the experts, by the memory plan's own account.
 half() { "$build/catflap" info "$dir/lite" --device "$device" --ctx 1024 --json | jq ".memory | ((.vram_all_experts + .vram.least) / 2 | floor)"; }
 
-part "tests" tests "test_ops" "test_vulkan" "test_models ${device%%:*}" "test_window ${device%%:*}" \
+part "tests" tests "test_ops" "test_vulkan" "test_vulkan_ops" "test_models ${device%%:*}" "test_window ${device%%:*}" \
     "test_identity ${device%%:*} short"
 part "ops" "$build/bench/bench_ops" --device "$device" --seconds 0.2
 part "a model of Lite's shape, $layers layers" model

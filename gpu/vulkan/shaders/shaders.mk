@@ -46,7 +46,7 @@ $(VK_GEN)/vk_shader_table.inc: $(VK_GLSL)/shaders.mk $(VK_FORMAT_H)
 	  printf 'static const uint32_t spv_%s_%s[] =\n#include "$(VK_GLSL)/%s.spv.inc"\n;\n' $$s $$f $$p; \
 	  rows="$$rows X($$s, $$f, CF_$$F)"; done; \
 	  printf '#define VK_SHADER_TABLE(X)%s\n' "$$rows"; } >$@
-$(patsubst %.c,$(BUILD)/%.o,$(wildcard gpu/vulkan/*.c tests/test_vulkan.c tests/test_ops.c)): | $(VK_GEN)/vk_shader_ops.inc
+$(patsubst %.c,$(BUILD)/%.o,$(wildcard gpu/vulkan/*.c tests/test_vulkan*.c tests/test_ops.c)): | $(VK_GEN)/vk_shader_ops.inc
 $(BUILD)/gpu/vulkan/vk_pipeline.o: $(VK_SPIRV) $(VK_GEN)/vk_shader_table.inc
 # A source that is gone makes what was built from it out of date; it is no error.
 gpu/vulkan/shaders/%.comp gpu/vulkan/shaders/%.glsl: ;

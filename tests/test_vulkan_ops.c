@@ -384,6 +384,7 @@ static void groups_of_negative_scores_are_ordered(void)
  * such vectors are decoded. */
 static void every_format_is_there(void)
 {
+    NEED_VULKAN();
     enum { OUTPUTS = 70400 }; /* room: 32,768 on a CPU device, 262,144 elsewhere */
     cf_rng rng = {.state = 3};
     cf_gpu *gpu = open_checked(NULL, false);

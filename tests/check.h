@@ -71,6 +71,15 @@ extern bool check_case_failed, check_case_skipped;
         }                                                                                          \
     } while (0)
 
+/* Ends the program: for what no case can do without. */
+#define must(cond)                                                                                 \
+    do {                                                                                           \
+        if (!(cond)) {                                                                             \
+            printf("    %s:%d: %s does not hold\n", __FILE__, __LINE__, #cond);                    \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+
 #define SKIP(...)                                                                                  \
     do {                                                                                           \
         printf("    skip: ");                                                                      \

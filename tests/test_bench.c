@@ -2,79 +2,18 @@
  * that are not of their samples, a file that is too small or missing and yet measured, contexts
  * that do not fit, and a bench that takes longer than it was given. No timing is judged.
  *
- * Runs the built binary (beside this program's folder). */
-#include <errno.h>
+ * Runs the built binary (support/cli.h). */
 #include <fcntl.h>
-#include <jansson.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "runtime/base/clock.h"
 #include "tests/check.h"
-#include "tests/support/tmpfiles.h"
+#include "tests/support/cli.h"
 
-enum { FILE_BYTES = 24 << 20, MAX_ARGS = 32, TIMEOUT_S = 60 };
+enum { FILE_BYTES = 24 << 20, MAX_ARGS = 32 };
 
-static char binary[1100], data[300];
+static char data[300];
 static tmp_dir dir;
-
-typedef struct result {
-    int code; /* exit code, or -signal */
-    double seconds;
-    char out[1 << 16], err[1 << 14];
-} result;
-
-static void text_read(const char *path, char *text, size_t size)
-{
-    FILE *f = fopen(path, "rb");
-    size_t n = f ? fread(text, 1, size - 1, f) : 0;
-    text[n] = 0;
-    if (f)
-        fclose(f);
-}
-
-/* The words of `line` are separated by single blanks. */
-static void cli(result *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void cli(result *r, const char *format, ...)
-{
-    char line[2048], out[300], err[300], *words[MAX_ARGS] = {binary};
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    int n = 1, status = 0;
-    for (char *w = strtok(line, " "); w && n < MAX_ARGS - 1; w = strtok(NULL, " "))
-        words[n++] = w;
-    snprintf(out, sizeof out, "%s", tmp_path(&dir, "stdout"));
-    snprintf(err, sizeof err, "%s", tmp_path(&dir, "stderr"));
-    fflush(stdout);
-    uint64_t begin = cf_clock_ns();
-    pid_t pid = fork();
-    if (pid == 0) {
-        dup2(open("/dev/null", O_RDONLY), 0);
-        dup2(open(out, O_WRONLY | O_CREAT | O_TRUNC, 0600), 1);
-        dup2(open(err, O_WRONLY | O_CREAT | O_TRUNC, 0600), 2);
-        alarm(TIMEOUT_S);
-        execv(binary, words);
-        _exit(127);
-    }
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        continue;
-    r->seconds = cf_seconds(cf_clock_ns() - begin);
-    r->code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-    text_read(out, r->out, sizeof r->out);
-    text_read(err, r->err, sizeof r->err);
-}
-
-static json_t *json_of(const char *text)
-{
-    json_error_t e;
-    json_t *v = json_loads(text, 0, &e);
-    if (!v)
-        printf("    not JSON: %s\n", e.text);
-    return v;
-}
 
 static double number(const json_t *v, const char *key)
 {
@@ -119,10 +58,10 @@ static bool cell_is(const json_t *c, bool direct, bool registered, int record, i
 static void io_cells(void)
 {
     static const int records[] = {65536, 1 << 20, 3 << 20}, depths[] = {1, 16};
-    result r;
+    cli_result r;
     cli(&r, "bench io %s --seconds 1.2 --sizes 64K,1M,3M --depths 1,16 --json", data);
     CHECK_INT(r.code, 0);
-    json_t *v = json_of(r.out);
+    json_t *v = cli_json(r.out);
     REQUIRE(v);
     const json_t *cells = json_object_get(v, "cells"), *top = json_object_get(v, "ceiling");
     double ceiling = number(top, "gb_per_s");
@@ -149,7 +88,7 @@ static void io_cells(void)
 
 static void io_table_and_csv(void)
 {
-    result r;
+    cli_result r;
     cli(&r, "bench io %s --seconds 0.6 --sizes 256K,1M --depths 2,4,8 --io pread", data);
     CHECK_INT(r.code, 0);
     CHECK_HAS(r.out, "ceiling: ");
@@ -180,7 +119,7 @@ static void io_table_and_csv(void)
 /* As long as it was given, and the last reads. */
 static void io_is_bounded(void)
 {
-    result r;
+    cli_result r;
     cli(&r, "bench io %s --seconds 0.5 --sizes 64K,256K,1M --json", data);
     CHECK_INT(r.code, 0);
     CHECK(r.seconds < 20);
@@ -204,7 +143,7 @@ static void io_refusals(void)
         {"bench io /nonexistent/f", "/nonexistent/f", 1},
         {"bench io /dev/null", "not a regular file", 1},
     };
-    result r;
+    cli_result r;
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
         cli(&r, "%s", list[i].line);
         CHECK_INT(r.code, list[i].code);
@@ -248,13 +187,13 @@ static void phase_check(const json_t *p, int tokens, int samples)
 static void model_json(void)
 {
     static const int contexts[] = {7, 20};
-    result r;
+    cli_result r;
     cli(&r,
         "bench " MODEL " --device ref --contexts 7,20 -n 3 --samples 2 --ctx 32 --chunk 8 --json "
         "--memory discrete --timeline %s --stats %s",
         tmp_path(&dir, "t.json"), tmp_path(&dir, "s.json"));
     CHECK_INT(r.code, 0);
-    json_t *v = json_of(r.out);
+    json_t *v = cli_json(r.out);
     REQUIRE(v);
     const json_t *results = json_object_get(v, "results");
     CHECK_STR(json_string_value(json_object_get(v, "backend")), "ref");
@@ -278,7 +217,7 @@ static void model_json(void)
 
 static void model_table_and_csv(void)
 {
-    result r;
+    cli_result r;
     cli(&r, "bench " MODEL " --device ref -n 2 --samples 1 --ctx 32");
     CHECK_INT(r.code, 0);
     /* No default context fits: the one that does. */
@@ -328,11 +267,11 @@ static void profile_check(const json_t *x, int tokens)
 static void model_profile(void)
 {
     static const int contexts[] = {5, 40};
-    result r;
+    cli_result r;
     cli(&r, "bench models/demo --device ref --profile --contexts 5,40 -n 4 --samples 3 --json "
             "--memory discrete");
     CHECK_INT(r.code, 0);
-    json_t *v = json_of(r.out);
+    json_t *v = cli_json(r.out);
     REQUIRE(v);
     const json_t *results = json_object_get(v, "results");
     REQUIRE(json_array_size(results) == 2);
@@ -357,7 +296,7 @@ static void model_profile(void)
 
 static void model_refusals(void)
 {
-    result r;
+    cli_result r;
     cli(&r, "bench");
     CHECK_INT(r.code, 2);
     CHECK_HAS(r.err, "MODEL is missing");
@@ -383,7 +322,7 @@ static void model_refusals(void)
 /* Everything that `line` writes to a terminal that is its stderr, and its stdout too if asked. */
 static bool terminal_run(const char *line, bool both, char *text, size_t size)
 {
-    char copy[1024], *words[MAX_ARGS] = {binary};
+    char copy[1024], *words[MAX_ARGS] = {(char *)cli_binary()};
     size_t have = 0;
     ssize_t got;
     int n = 1, status, master = posix_openpt(O_RDWR | O_NOCTTY);
@@ -401,8 +340,8 @@ static bool terminal_run(const char *line, bool both, char *text, size_t size)
         dup2(both ? slave : null, 1);
         dup2(slave, 2);
         setenv("TERM", "xterm", 1);
-        alarm(TIMEOUT_S);
-        execv(binary, words);
+        alarm(CLI_TIMEOUT_S);
+        execv(cli_binary(), words);
         _exit(127);
     }
     close(slave);
@@ -444,20 +383,8 @@ static void status_line(void)
 
 int main(void)
 {
-    char self[1024];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[n > 0 ? n : 0] = 0;
-    for (int up = 0; up < 2; up++) {
-        char *slash = strrchr(self, '/');
-        if (slash)
-            *slash = 0;
-    }
-    snprintf(binary, sizeof binary, "%s/catflap", self);
-    if (access(binary, X_OK) != 0) {
-        printf("    skip: %s is not built (make all)\n", binary);
+    if (!cli_begin(&dir))
         return 77;
-    }
-    tmp_dir_init(&dir);
     snprintf(data, sizeof data, "%s", tmp_path(&dir, "data"));
     tmp_write_pattern(data, FILE_BYTES, 1);
     RUN(io_cells);

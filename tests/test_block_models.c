@@ -25,16 +25,6 @@ static const char checkpoint[] = "tests/fixtures/models/longcat_ngram";
 
 /* ---- a checkpoint stored anew ---- */
 
-/* Without its files a test has nothing to say. */
-#define must(cond) must_hold((cond), #cond)
-static void must_hold(bool holds, const char *what)
-{
-    if (holds)
-        return;
-    printf("    %s does not hold\n", what);
-    exit(1);
-}
-
 /* Which format a tensor gets; the file's own for CF_FORMAT_COUNT. */
 typedef cf_format choose_fn(const cf_tensor *t);
 

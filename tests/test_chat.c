@@ -13,9 +13,8 @@
 #include "models/chat_templates.h"
 #include "storage/gguf.h"
 #include "tests/check.h"
-#include "tests/support/tmpfiles.h"
+#include "tests/support/cli.h"
 
-static char binary[1100];
 static tmp_dir dir;
 
 static void file_put(const char *name, const char *text)
@@ -293,7 +292,7 @@ static child child_start(const char *const *args)
         close(in[1]);
         close(out[0]);
         alarm(100);
-        execv(binary, (char *const *)args);
+        execv(cli_binary(), (char *const *)args);
         _exit(127);
     }
     close(in[0]);
@@ -439,16 +438,7 @@ static void failures_say_why(void)
 
 int main(void)
 {
-    char self[1024];
     signal(SIGPIPE, SIG_IGN);
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[n > 0 ? n : 0] = 0;
-    for (int up = 0; up < 2; up++) {
-        char *slash = strrchr(self, '/');
-        if (slash)
-            *slash = 0;
-    }
-    snprintf(binary, sizeof binary, "%s/catflap", self);
     tmp_dir_init(&dir);
     RUN(every_source_of_a_template);
     RUN(metadata_has_a_template);
@@ -456,7 +446,7 @@ int main(void)
     RUN(control_tokens_stay_text);
     RUN(harmless_text_is_not_cut);
     RUN(stop_is_what_ends_an_answer);
-    if (access(binary, X_OK) == 0) {
+    if (cli_find()) {
         RUN(kept_state_gives_the_same_answer);
         RUN(full_context_is_a_sentence);
         RUN(interrupt_stops_the_answer_only);

@@ -74,23 +74,6 @@ static void verify_finds_defects(void)
 
 /* ---- mkmodel ---- */
 
-static bool files_equal(const char *a, const char *b)
-{
-    FILE *f = fopen(a, "rb"), *g = fopen(b, "rb");
-    static char x[1 << 16], y[1 << 16];
-    size_t n = 1;
-    bool same = f && g;
-    while (same && n) {
-        n = fread(x, 1, sizeof x, f);
-        same = fread(y, 1, sizeof y, g) == n && memcmp(x, y, n) == 0;
-    }
-    if (f)
-        fclose(f);
-    if (g)
-        fclose(g);
-    return same;
-}
-
 static void bytes_are_a_function_of_the_seed(void)
 {
     if (!cli_models_made())
@@ -98,19 +81,19 @@ static void bytes_are_a_function_of_the_seed(void)
     cli_result r;
     cli(&r, "mkmodel %s/again %s", dir.path, cli_tiny);
     CHECK_INT(r.code, 0);
-    CHECK(files_equal(tmp_path(&dir, "tiny/model.safetensors"),
-                      tmp_path(&dir, "again/model.safetensors")));
+    CHECK(tmp_files_equal(tmp_path(&dir, "tiny/model.safetensors"),
+                          tmp_path(&dir, "again/model.safetensors")));
     cli(&r, "mkmodel %s/other %s --seed 1", dir.path, cli_tiny);
-    CHECK(!files_equal(tmp_path(&dir, "tiny/model.safetensors"),
-                       tmp_path(&dir, "other/model.safetensors")));
+    CHECK(!tmp_files_equal(tmp_path(&dir, "tiny/model.safetensors"),
+                           tmp_path(&dir, "other/model.safetensors")));
     /* Shards and offsets move bytes and change none: copied back together they are the same. */
     cli(&r, "mkmodel %s/shards %s --shard-size 300K --data-offset 5", dir.path, cli_tiny);
     CHECK_INT(r.code, 0);
     CHECK(cli_exists("shards/model.safetensors.index.json"));
     cli(&r, "mkmodel %s/joined --copy %s/shards --shard-size 1G", dir.path, dir.path);
     CHECK_INT(r.code, 0);
-    CHECK(files_equal(tmp_path(&dir, "tiny/model.safetensors"),
-                      tmp_path(&dir, "joined/model.safetensors")));
+    CHECK(tmp_files_equal(tmp_path(&dir, "tiny/model.safetensors"),
+                          tmp_path(&dir, "joined/model.safetensors")));
     cli(&r, "mkmodel %s/tiny %s", dir.path, cli_tiny);
     cli_failed_with(&r, "exists");
     cli(&r, "mkmodel %s/none --shape longcat-flash --size-only", dir.path);

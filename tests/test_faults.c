@@ -18,7 +18,7 @@
 #include "tests/check.h"
 #include "tests/support/oracle.h"
 #include "tests/support/sized.h"
-#include "tests/support/tmpfiles.h"
+#include "tests/support/cli.h"
 
 enum { CHUNK = 8, RUNS = 300, ATTEMPTS = 200, HANG_SECONDS = 120 };
 
@@ -253,17 +253,13 @@ static void run_one(struct run *r, const float *want, float *keep)
 /* Where the subject is: its pack is made first. False: it is not there. */
 static bool subject_find(struct subject *x)
 {
-    char self[1024], line[2048];
+    char line[2048];
     static uint32_t n_packs;
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[n > 0 ? n : 0] = 0;
-    for (int up = 0; up < 2; up++)
-        *(strrchr(self, '/') ? strrchr(self, '/') : self) = 0;
     snprintf(x->path, sizeof x->path, "%s", x->dir);
     if (!x->packed)
         return access(x->path, F_OK) == 0;
     snprintf(x->path, sizeof x->path, "%s/%u.gguf", packs.path, n_packs++);
-    snprintf(line, sizeof line, "%s/catflap pack %s %s %s -q >/dev/null", self, x->dir, x->path,
+    snprintf(line, sizeof line, "%s pack %s %s %s -q >/dev/null", cli_binary(), x->dir, x->path,
              x->packed);
     return system(line) == 0;
 }
@@ -323,6 +319,7 @@ int main(int argc, char **argv)
     tally.first_seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     tally.last_seed = tally.first_seed + runs - 1;
     cf_log_level_set(CF_LOG_QUIET); /* each engine that streams says so */
+    cli_find();
     tmp_dir_init(&packs);
     RUN(faults);
     tmp_dir_finish(&packs);

@@ -4,7 +4,7 @@
  * place, a damaged file that gives a token, a killed or failed pack that leaves something which
  * opens, memory that grows with the model, and a file that other readers of GGUF refuse.
  *
- * Packs are made by the built binary (beside this program's folder) from small random models, and
+ * Packs are made by the built binary (support/cli.h) from small random models and
  * opened by the library. The reference for a pack is its source with every tensor replaced by what
  * the quantiser's blocks hold, along the dimension that is multiplied: no code of the packer. */
 #include "tests/check.h"
@@ -25,87 +25,11 @@
 #include "runtime/quantise.h"
 #include "storage/safetensors.h"
 #include "storage/safetensors_write.h"
+#include "tests/support/cli.h"
+#include "tests/support/packs.h"
 #include "tests/support/reseal.h"
-#include "tests/support/tmpfiles.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SANITIZED = 1 };
-#else
-enum { SANITIZED = 0 };
-#endif
-
-enum { N_IDS = 8, MAX_VOCAB = 256 };
-
-static char binary[1100];
 static tmp_dir dir;
-
-#define must(cond) must_hold((cond), #cond)
-static void must_hold(bool holds, const char *what)
-{
-    if (holds)
-        return;
-    printf("    %s does not hold\n", what);
-    exit(1);
-}
-
-/* ---- the binary ---- */
-
-/* The words of `line` as a process; outputs go to files. fsize: RLIMIT_FSIZE, or 0. */
-static pid_t start(const char *line, uint64_t fsize)
-{
-    fflush(stdout);
-    pid_t pid = fork();
-    if (pid)
-        return pid;
-    char copy[4096], *words[48];
-    int n = 0;
-    snprintf(copy, sizeof copy, "%s %s", binary, line);
-    for (char *w = strtok(copy, " "); w && n < 47; w = strtok(NULL, " "))
-        words[n++] = w;
-    words[n] = NULL;
-    dup2(open(tmp_path(&dir, "stdout"), O_WRONLY | O_CREAT | O_TRUNC, 0600), 1);
-    dup2(open(tmp_path(&dir, "stderr"), O_WRONLY | O_CREAT | O_TRUNC, 0600), 2);
-    if (fsize)
-        setrlimit(RLIMIT_FSIZE, &(struct rlimit){fsize, fsize});
-    alarm(120);
-    execv(words[0], words);
-    _exit(127);
-}
-
-static int finish(pid_t pid)
-{
-    int status;
-    must(waitpid(pid, &status, 0) == pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
-
-static int cli(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static int cli(const char *format, ...)
-{
-    char line[3072];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    return finish(start(line, 0));
-}
-
-/* What the last process said on "stdout" or "stderr". */
-static const char *said(const char *where)
-{
-    static char text[1 << 16];
-    FILE *f = fopen(tmp_path(&dir, where), "rb");
-    must(f != NULL);
-    text[fread(text, 1, sizeof text - 1, f)] = 0;
-    fclose(f);
-    return text;
-}
-
-static bool exists(const char *name)
-{
-    struct stat st;
-    return stat(tmp_path(&dir, name), &st) == 0;
-}
 
 /* ---- models ---- */
 
@@ -142,9 +66,9 @@ static void model_make(const source *s)
     free(text);
     json_decref(config);
     json_decref(set);
-    int code = cli("mkmodel %s/%s --config %s/config", dir.path, s->name, dir.path);
+    int code = cli_run("mkmodel %s/%s --config %s/config", dir.path, s->name, dir.path);
     if (code)
-        printf("    %s", said("stderr"));
+        printf("    %s", cli_said("stderr"));
     must(code == 0);
 }
 
@@ -280,57 +204,6 @@ static void reference_make(const char *name, cf_format experts, cf_format reside
     cf_model_free(&m);
 }
 
-/* ---- running ---- */
-
-typedef struct run {
-    int rc;
-    cf_err err;
-    uint32_t vocab;
-    float logits[N_IDS][MAX_VOCAB];
-} run;
-
-/* Some ids, token by token, on the reference. slots: as few as there may be, so that records are
- * read again and again. */
-static void model_run(run *r, const char *path, bool discrete)
-{
-    static const int32_t ids[N_IDS] = {7, 100, 3, 55, 8, 8, 150, 21};
-    cf_options o;
-    cf_engine *e = NULL;
-    cf_session *s = NULL;
-    cf_engine_info info;
-    *r = (run){0};
-    cf_options_init(&o);
-    o.device = "ref";
-    o.io = "pread";
-    o.direct = false;
-    o.threads = 1;
-    o.ctx = 32;
-    o.chunk = 8;
-    o.memory = discrete ? "discrete" : "auto";
-    o.vram_bytes = o.ram_bytes = 64u << 20;
-    r->rc = cf_engine_open(&e, path, &o, &r->err);
-    if (r->rc == 0)
-        r->rc = cf_session_create(&s, e, &r->err);
-    if (r->rc == 0) {
-        cf_engine_get_info(e, &info);
-        must(info.vocab <= MAX_VOCAB);
-        r->vocab = info.vocab;
-    }
-    for (int i = 0; i < N_IDS && r->rc == 0; i++) {
-        r->rc = cf_session_extend(s, &ids[i], 1, CF_PHASE_PROMPT, NULL, &r->err);
-        if (r->rc == 0)
-            memcpy(r->logits[i], cf_session_logits(s), r->vocab * sizeof(float));
-    }
-    cf_session_destroy(&s);
-    cf_engine_close(&e);
-}
-
-static bool same_logits(const run *a, const run *b)
-{
-    return a->rc == 0 && b->rc == 0 && a->vocab == b->vocab &&
-           memcmp(a->logits, b->logits, sizeof a->logits) == 0;
-}
-
 static void check_ran(const run *r)
 {
     CHECK_STR(r->err.msg, "");
@@ -356,22 +229,22 @@ static void one_type(const source *s, int type)
     int other = (type + 1) % N_TYPES; /* so that experts and residents cannot be mixed up */
     snprintf(path, sizeof path, "%s/ref", dir.path);
     reference_make(s->name, types[type].format, types[other].format);
-    model_run(&wanted, path, false);
+    pack_run(&wanted, path, false, 0);
     check_ran(&wanted);
     snprintf(path, sizeof path, "%s/p.gguf", dir.path);
     for (int zstd = 0; zstd < 2; zstd++) {
-        int code = cli("pack %s/%s %s --force --experts %s --resident %s %s", dir.path, s->name,
-                       path, types[type].name, types[other].name, zstd ? "--zstd" : "");
+        int code = cli_run("pack %s/%s %s --force --experts %s --resident %s %s", dir.path, s->name,
+                           path, types[type].name, types[other].name, zstd ? "--zstd" : "");
         CHECK_INT(code, 0);
         if (code)
-            printf("    %s", said("stderr"));
+            printf("    %s", cli_said("stderr"));
         for (int discrete = 0; discrete < 2; discrete++) {
-            model_run(&got, path, discrete);
+            pack_run(&got, path, discrete, 0);
             check_ran(&got);
-            if (!same_logits(&wanted, &got))
+            if (!pack_runs_equal(&wanted, &got))
                 printf("    %s, experts %s, resident %s, zstd %d, discrete %d\n", s->name,
                        types[type].name, types[other].name, zstd, discrete);
-            CHECK(same_logits(&wanted, &got));
+            CHECK(pack_runs_equal(&wanted, &got));
         }
     }
 }
@@ -393,9 +266,10 @@ static void formats_are_what_was_asked_for(void)
     char path[300];
     models_make();
     snprintf(path, sizeof path, "%s/f.gguf", dir.path);
-    CHECK_INT(cli("pack %s/longcat %s --experts q4_k --resident q6_k --json", dir.path, path), 0);
-    CHECK_HAS(said("stdout"), "\"experts\": \"Q4_K\"");
-    CHECK_HAS(said("stdout"), "\"resident\": \"Q6_K\"");
+    CHECK_INT(cli_run("pack %s/longcat %s --experts q4_k --resident q6_k --json", dir.path, path),
+              0);
+    CHECK_HAS(cli_said("stdout"), "\"experts\": \"Q4_K\"");
+    CHECK_HAS(cli_said("stdout"), "\"resident\": \"Q6_K\"");
     REQUIRE(cf_model_open(&m, path, &err) == 0);
     uint32_t q6 = 0, q8 = 0, f16 = 0, f32 = 0;
     for (uint32_t i = 0; i < m->n_weights; i++) {
@@ -425,16 +299,6 @@ static void *file_load(const char *path, uint64_t *bytes)
     must(data && fread(data, 1, *bytes, f) == *bytes);
     fclose(f);
     return data;
-}
-
-static bool same_files(const char *a, const char *b)
-{
-    uint64_t n, m;
-    void *x = file_load(a, &n), *y = file_load(b, &m);
-    bool same = n == m && memcmp(x, y, n) == 0;
-    free(x);
-    free(y);
-    return same;
 }
 
 static uint64_t number_at(const uint8_t *p, uint32_t n)
@@ -481,8 +345,8 @@ static void others_can_list_it(void)
     for (int i = 0; i < 2 * N_SOURCES; i++) {
         char path[300];
         snprintf(path, sizeof path, "%s/v.gguf", dir.path);
-        CHECK_INT(cli("pack %s/%s %s --force %s", dir.path, sources[i / 2].name, path,
-                      i % 2 ? "--zstd --experts q8_0" : ""),
+        CHECK_INT(cli_run("pack %s/%s %s --force %s", dir.path, sources[i / 2].name, path,
+                          i % 2 ? "--zstd --experts q8_0" : ""),
                   0);
         strictly_valid(path);
     }
@@ -496,14 +360,14 @@ static void same_bytes_every_time(void)
     models_make();
     snprintf(a, sizeof a, "%s/a.gguf", dir.path);
     snprintf(b, sizeof b, "%s/b.gguf", dir.path);
-    CHECK_INT(cli("pack %s/llama4 %s --experts q5_k --jobs 1", dir.path, a), 0);
-    CHECK_INT(cli("pack %s/llama4 %s --experts q5_k --jobs 7", dir.path, b), 0);
-    CHECK(same_files(a, b));
-    CHECK_INT(cli("pack %s %s --force", a, b), 0);
-    CHECK(same_files(a, b));
-    CHECK_INT(cli("pack %s %s/z.gguf --zstd=1", a, dir.path), 0);
-    CHECK_INT(cli("pack %s/z.gguf %s --force", dir.path, b), 0);
-    CHECK(same_files(a, b));
+    CHECK_INT(cli_run("pack %s/llama4 %s --experts q5_k --jobs 1", dir.path, a), 0);
+    CHECK_INT(cli_run("pack %s/llama4 %s --experts q5_k --jobs 7", dir.path, b), 0);
+    CHECK(tmp_files_equal(a, b));
+    CHECK_INT(cli_run("pack %s %s --force", a, b), 0);
+    CHECK(tmp_files_equal(a, b));
+    CHECK_INT(cli_run("pack %s %s/z.gguf --zstd=1", a, dir.path), 0);
+    CHECK_INT(cli_run("pack %s/z.gguf %s --force", dir.path, b), 0);
+    CHECK(tmp_files_equal(a, b));
 }
 
 /* A record is one aligned read. */
@@ -514,7 +378,7 @@ static void records_are_one_read(void)
     char path[300];
     models_make();
     snprintf(path, sizeof path, "%s/one.gguf", dir.path);
-    CHECK_INT(cli("pack %s/dbrx %s --experts q6_k", dir.path, path), 0);
+    CHECK_INT(cli_run("pack %s/dbrx %s --experts q6_k", dir.path, path), 0);
     REQUIRE(cf_model_open(&m, path, &err) == 0);
     for (uint32_t i = 0; i < m->n_moe; i++)
         for (uint32_t e = 0; e < m->moe[i].experts; e++) {
@@ -535,7 +399,7 @@ static void files_come_along(void)
     int32_t ids[64];
     size_t n = 0;
     snprintf(path, sizeof path, "%s/demo.gguf", dir.path);
-    CHECK_INT(cli("pack models/demo %s --experts q8_0", path), 0);
+    CHECK_INT(cli_run("pack models/demo %s --experts q8_0", path), 0);
     cf_model *m = NULL;
     REQUIRE(cf_model_open(&m, path, &err) == 0);
     const cf_tokenizer_place place = cf_model_tokenizer_place(m);
@@ -544,13 +408,13 @@ static void files_come_along(void)
     CHECK_INT(cf_tokenizer_encode(tok, "Once upon a time", 16, 0, ids, 64, &n, &err), 0);
     CHECK(n > 0 && n < 16);
     cf_tokenizer_close(&tok);
-    CHECK_INT(cli("run %s -p Once -n 3 --device ref -q", path), 0);
-    CHECK_INT(cli("verify %s", path), 0);
-    CHECK_HAS(said("stdout"), "checksums");
-    CHECK_INT(cli("info %s --device ref", path), 0);
-    CHECK_HAS(said("stdout"), "checksums");
-    CHECK_INT(cli("info models/demo --device ref"), 0);
-    CHECK_HAS(said("stdout"), "no checksums");
+    CHECK_INT(cli_run("run %s -p Once -n 3 --device ref -q", path), 0);
+    CHECK_INT(cli_run("verify %s", path), 0);
+    CHECK_HAS(cli_said("stdout"), "checksums");
+    CHECK_INT(cli_run("info %s --device ref", path), 0);
+    CHECK_HAS(cli_said("stdout"), "checksums");
+    CHECK_INT(cli_run("info models/demo --device ref"), 0);
+    CHECK_HAS(cli_said("stdout"), "no checksums");
 }
 
 /* ---- damage ---- */
@@ -588,28 +452,28 @@ static void flips(const char *path, uint64_t seed)
     REQUIRE(cf_model_open(&m, path, &err) == 0);
     uint64_t bytes = cf_catalogue_file_bytes(m->cat, 0);
     uint64_t header = cf_catalogue_at(m->cat, 0)->extent.off;
-    model_run(&wanted, path, false);
+    pack_run(&wanted, path, false, 0);
     check_ran(&wanted);
     for (int i = 0; i < FLIPS; i++) {
         uint64_t off = i % 3 ? cf_rng_below(&rng, bytes) : cf_rng_below(&rng, header);
         byte_flip(path, off, (uint8_t)(1u << (i % 8)));
-        model_run(&got, path, i & 1);
+        pack_run(&got, path, i & 1, 0);
         if (got.rc < 0) {
             failed++;
             CHECK(got.err.msg[0] != 0);
         } else {
             opened++;
-            CHECK(same_logits(&wanted, &got));
+            CHECK(pack_runs_equal(&wanted, &got));
         }
         if (i < 6 && !part_of_padding(m, off))
-            CHECK_INT(cli("verify %s", path), 1);
+            CHECK_INT(cli_run("verify %s", path), 1);
         byte_flip(path, off, (uint8_t)(1u << (i % 8)));
     }
     CHECK(failed >
           FLIPS / 2); /* a header's is always found; experts that are not chosen are not read */
     (void)opened;
-    model_run(&got, path, false);
-    CHECK(same_logits(&wanted, &got));
+    pack_run(&got, path, false, 0);
+    CHECK(pack_runs_equal(&wanted, &got));
     cf_model_free(&m);
 }
 
@@ -619,8 +483,8 @@ static void one_flipped_bit_is_never_a_token(void)
     models_make();
     snprintf(path, sizeof path, "%s/flip.gguf", dir.path);
     for (int zstd = 0; zstd < 2; zstd++) {
-        CHECK_INT(cli("pack %s/longcat %s --force --experts q4_0 --resident q8_0 %s", dir.path,
-                      path, zstd ? "--zstd" : ""),
+        CHECK_INT(cli_run("pack %s/longcat %s --force --experts q4_0 --resident q8_0 %s", dir.path,
+                          path, zstd ? "--zstd" : ""),
                   0);
         flips(path, 1 + (uint64_t)zstd);
     }
@@ -638,9 +502,9 @@ static void named(const char *path, const char *tensor)
     const cf_extent *e = &cf_catalogue_at(cat, (uint32_t)at)->extent;
     uint64_t off = e->off + e->bytes / 2;
     byte_flip(path, off, 0x10);
-    CHECK_INT(cli("verify %s", path), 1);
-    CHECK_HAS(said("stderr"), "is damaged");
-    CHECK_HAS(said("stderr"), has(tensor, ".ffn_up.") ? "blk.1.ffn_gate.1.weight" : tensor);
+    CHECK_INT(cli_run("verify %s", path), 1);
+    CHECK_HAS(cli_said("stderr"), "is damaged");
+    CHECK_HAS(cli_said("stderr"), has(tensor, ".ffn_up.") ? "blk.1.ffn_gate.1.weight" : tensor);
     byte_flip(path, off, 0x10);
     cf_gguf_close(&meta);
     cf_catalogue_close(&cat);
@@ -651,12 +515,12 @@ static void damage_is_named(void)
     char path[300];
     models_make();
     snprintf(path, sizeof path, "%s/named.gguf", dir.path);
-    CHECK_INT(cli("pack %s/mixtral %s", dir.path, path), 0);
+    CHECK_INT(cli_run("pack %s/mixtral %s", dir.path, path), 0);
     named(path, "model.layers.0.self_attn.q_proj.weight");
     named(path, "model.embed_tokens.weight");
     named(path, "blk.1.ffn_up.1.weight"); /* a record goes by its first piece */
     byte_flip(path, 40, 1);
-    CHECK_INT(cli("verify %s", path), 1);
+    CHECK_INT(cli_run("verify %s", path), 1);
     byte_flip(path, 40, 1);
     /* All experts of a layer: whichever is chosen. */
     cf_catalogue *cat = NULL;
@@ -668,7 +532,7 @@ static void damage_is_named(void)
         byte_flip(path, cf_catalogue_at(cat, (uint32_t)cf_catalogue_find(cat, name))->extent.off,
                   1);
     }
-    model_run(&got, path, false);
+    pack_run(&got, path, false, 0);
     CHECK_INT(got.rc, CF_ECHANGED);
     CHECK_HAS(got.err.msg, "blk.0.ffn_gate.");
     CHECK_HAS(got.err.msg, "is damaged");
@@ -685,7 +549,7 @@ static void bad_frames(void)
     models_make();
     snprintf(path, sizeof path, "%s/frames.gguf", dir.path);
     snprintf(copy, sizeof copy, "%s/copied.gguf", dir.path);
-    CHECK_INT(cli("pack %s/mixtral %s --zstd --experts q4_0", dir.path, path), 0);
+    CHECK_INT(cli_run("pack %s/mixtral %s --zstd --experts q4_0", dir.path, path), 0);
     uint64_t bytes;
     void *data = file_load(path, &bytes);
     cf_rng rng = {.state = 5};
@@ -703,7 +567,7 @@ static void bad_frames(void)
             }
         cf_model_free(&m);
         REQUIRE(reseal_pack(copy));
-        model_run(&got, copy, round & 1);
+        pack_run(&got, copy, round & 1, 0);
         failed += got.rc < 0;
         if (got.rc < 0)
             CHECK_HAS(got.err.msg, "layer ");
@@ -731,33 +595,33 @@ static void killed_at_any_moment(void)
     snprintf(line, sizeof line, "pack %s/longcat %s/k.gguf --experts q6_k --jobs 2", dir.path,
              dir.path);
     for (int i = 0; i < (SANITIZED ? 4 : 20); i++) {
-        pid_t pid = start(line, 0);
+        pid_t pid = cli_start(line, -1, -1, 0);
         usleep((useconds_t)cf_rng_below(&rng, 40000));
         kill(pid, SIGKILL);
-        finish(pid);
+        cli_wait(pid);
         char part[300];
         snprintf(part, sizeof part, "%s/k.gguf.part", dir.path);
         rename(part, tmp_path(&dir, "left.gguf"));
         CHECK(!opens("left.gguf"));
-        if (exists("k.gguf")) /* it was through */
-            CHECK_INT(cli("verify %s/k.gguf", dir.path), 0);
+        if (cli_exists("k.gguf")) /* it was through */
+            CHECK_INT(cli_run("verify %s/k.gguf", dir.path), 0);
         else
             early++;
         unlink(tmp_path(&dir, "k.gguf"));
     }
     CHECK(early > 0);
-    CHECK_INT(finish(start(line, 0)), 0);
-    CHECK(opens("k.gguf") && !exists("k.gguf.part"));
+    CHECK_INT(cli_wait(cli_start(line, -1, -1, 0)), 0);
+    CHECK(opens("k.gguf") && !cli_exists("k.gguf.part"));
     /* Ctrl-C winds up: nothing is left. */
     unlink(tmp_path(&dir, "k.gguf"));
     for (int i = 0; i < 3; i++) {
-        pid_t pid = start(line, 0);
-        while (!exists("k.gguf.part") && !exists("k.gguf"))
+        pid_t pid = cli_start(line, -1, -1, 0);
+        while (!cli_exists("k.gguf.part") && !cli_exists("k.gguf"))
             usleep(200);
         kill(pid, SIGINT);
-        int code = finish(pid);
+        int code = cli_wait(pid);
         CHECK(code == 130 || code == 0);
-        CHECK(!exists("k.gguf.part") && exists("k.gguf") == (code == 0));
+        CHECK(!cli_exists("k.gguf.part") && cli_exists("k.gguf") == (code == 0));
         unlink(tmp_path(&dir, "k.gguf"));
     }
 }
@@ -768,10 +632,10 @@ static void a_full_drive(void)
     models_make();
     snprintf(line, sizeof line, "pack %s/mixtral %s/full.gguf", dir.path, dir.path);
     for (uint64_t limit = 4096; limit < (4u << 20); limit *= 16) {
-        CHECK_INT(finish(start(line, limit)), 1);
-        CHECK_HAS(said("stderr"), "full.gguf");
-        CHECK_HAS(said("stderr"), "File too large");
-        CHECK(!exists("full.gguf") && !exists("full.gguf.part"));
+        CHECK_INT(cli_wait(cli_start(line, -1, -1, limit)), 1);
+        CHECK_HAS(cli_said("stderr"), "full.gguf");
+        CHECK_HAS(cli_said("stderr"), "File too large");
+        CHECK(!cli_exists("full.gguf") && !cli_exists("full.gguf.part"));
     }
 }
 
@@ -780,20 +644,20 @@ static void refusals(void)
     char d[260];
     models_make();
     snprintf(d, sizeof d, "%s", dir.path);
-    CHECK_INT(cli("pack %s/mixtral %s/there.gguf", d, d), 0);
-    CHECK_INT(cli("pack %s/mixtral %s/there.gguf", d, d), 1);
-    CHECK_HAS(said("stderr"), "--force");
-    CHECK_INT(cli("pack %s/mixtral %s/there.gguf --force --experts f16", d, d), 0);
-    CHECK_INT(cli("pack %s/mixtral %s", d, d), 2);
-    CHECK_HAS(said("stderr"), "does not end in .gguf");
-    CHECK_INT(cli("pack %s/mixtral", d), 2);
-    CHECK_INT(cli("pack %s/mixtral %s/x.gguf --experts q3_k", d, d), 2);
-    CHECK_HAS(said("stderr"), "\"q3_k\"");
-    CHECK_INT(cli("pack %s/mixtral %s/x.gguf --zstd=0", d, d), 2);
-    CHECK_INT(cli("pack %s/mixtral %s/x.gguf --jobs 0", d, d), 2);
-    CHECK_INT(cli("pack %s/none %s/x.gguf", d, d), 1);
-    CHECK_INT(cli("pack %s/mixtral %s/no/x.gguf", d, d), 1);
-    CHECK(!exists("x.gguf") && !exists("x.gguf.part"));
+    CHECK_INT(cli_run("pack %s/mixtral %s/there.gguf", d, d), 0);
+    CHECK_INT(cli_run("pack %s/mixtral %s/there.gguf", d, d), 1);
+    CHECK_HAS(cli_said("stderr"), "--force");
+    CHECK_INT(cli_run("pack %s/mixtral %s/there.gguf --force --experts f16", d, d), 0);
+    CHECK_INT(cli_run("pack %s/mixtral %s", d, d), 2);
+    CHECK_HAS(cli_said("stderr"), "does not end in .gguf");
+    CHECK_INT(cli_run("pack %s/mixtral", d), 2);
+    CHECK_INT(cli_run("pack %s/mixtral %s/x.gguf --experts q3_k", d, d), 2);
+    CHECK_HAS(cli_said("stderr"), "\"q3_k\"");
+    CHECK_INT(cli_run("pack %s/mixtral %s/x.gguf --zstd=0", d, d), 2);
+    CHECK_INT(cli_run("pack %s/mixtral %s/x.gguf --jobs 0", d, d), 2);
+    CHECK_INT(cli_run("pack %s/none %s/x.gguf", d, d), 1);
+    CHECK_INT(cli_run("pack %s/mixtral %s/no/x.gguf", d, d), 1);
+    CHECK(!cli_exists("x.gguf") && !cli_exists("x.gguf.part"));
     CHECK_INT(truncate(tmp_path(&dir, "there.gguf"), 100000), 0);
     CHECK(!opens("there.gguf"));
 }
@@ -804,7 +668,7 @@ static void values_that_do_not_fit(void)
     cf_err err = {0};
     cf_model *m = NULL;
     models_make();
-    CHECK_INT(cli("mkmodel %s/hurt --copy %s/mixtral", dir.path, dir.path), 0);
+    CHECK_INT(cli_run("mkmodel %s/hurt --copy %s/mixtral", dir.path, dir.path), 0);
     REQUIRE(cf_model_open(&m, tmp_path(&dir, "hurt"), &err) == 0);
     static const uint16_t bf16_nan = 0x7fc0, bf16_large = 0x4800; /* 131072 */
     const cf_extent *e = &m->moe[1].extents[4 * m->moe[1].n_extents + CF_UP];
@@ -815,11 +679,12 @@ static void values_that_do_not_fit(void)
         REQUIRE(pwrite(fd, i ? &bf16_large : &bf16_nan, 2, (off_t)e->off + 2 * (256 * 3 + 5)) == 2);
         close(fd);
         CHECK_INT(
-            cli("pack %s/hurt %s/h.gguf --experts %s", dir.path, dir.path, i ? "f16" : "q4_k"), 1);
-        CHECK_HAS(said("stderr"), "layer 1, expert 4, up: element [3, 5]");
-        CHECK(!exists("h.gguf") && !exists("h.gguf.part"));
+            cli_run("pack %s/hurt %s/h.gguf --experts %s", dir.path, dir.path, i ? "f16" : "q4_k"),
+            1);
+        CHECK_HAS(cli_said("stderr"), "layer 1, expert 4, up: element [3, 5]");
+        CHECK(!cli_exists("h.gguf") && !cli_exists("h.gguf.part"));
     }
-    CHECK_INT(cli("pack %s/hurt %s/h.gguf --experts bf16", dir.path, dir.path), 0);
+    CHECK_INT(cli_run("pack %s/hurt %s/h.gguf --experts bf16", dir.path, dir.path), 0);
     cf_model_free(&m);
 }
 
@@ -831,13 +696,14 @@ static void memory_is_bounded(void)
     int status;
     if (SANITIZED)
         SKIP("a sanitizer's own memory is in the way");
-    CHECK_INT(cli("mkmodel %s/big --shape longcat-flash-tiny --layers 2 --hidden 512 --experts 64 "
-                  "--expert-ffn 1024 --vocab 4096",
-                  dir.path),
-              0);
+    CHECK_INT(
+        cli_run("mkmodel %s/big --shape longcat-flash-tiny --layers 2 --hidden 512 --experts 64 "
+                "--expert-ffn 1024 --vocab 4096",
+                dir.path),
+        0);
     snprintf(line, sizeof line, "pack %s/big %s/big.gguf --experts q8_0 --jobs 2 -q", dir.path,
              dir.path);
-    pid_t pid = start(line, 0);
+    pid_t pid = cli_start(line, -1, -1, 0);
     REQUIRE(wait4(pid, &status, 0, &used) == pid);
     CHECK_INT(WEXITSTATUS(status), 0);
     struct stat st;
@@ -851,20 +717,8 @@ static void memory_is_bounded(void)
 
 int main(void)
 {
-    char self[1024];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[n > 0 ? n : 0] = 0;
-    for (int up = 0; up < 2; up++) {
-        char *slash = strrchr(self, '/');
-        if (slash)
-            *slash = 0;
-    }
-    snprintf(binary, sizeof binary, "%s/catflap", self);
-    if (access(binary, X_OK) != 0) {
-        printf("    skip: %s is not built (make all)\n", binary);
+    if (!cli_begin(&dir))
         return 77;
-    }
-    tmp_dir_init(&dir);
     RUN(logits_are_those_of_the_blocks);
     RUN(formats_are_what_was_asked_for);
     RUN(others_can_list_it);

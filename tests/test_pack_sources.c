@@ -11,7 +11,6 @@
 #include <glob.h>
 #include <jansson.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "models/family.h"
@@ -19,121 +18,16 @@
 #include "runtime/base/rng.h"
 #include "runtime/engine.h"
 #include "storage/safetensors_write.h"
-#include "tests/support/tmpfiles.h"
+#include "tests/support/cli.h"
+#include "tests/support/packs.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SANITIZED = 1 };
-#else
-enum { SANITIZED = 0 };
-#endif
-
-enum { N_IDS = 8, MAX_VOCAB = 512 };
-
-static char binary[1100];
 static tmp_dir dir;
-
-#define must(cond) must_hold((cond), #cond)
-static void must_hold(bool holds, const char *what)
-{
-    if (holds)
-        return;
-    printf("    %s does not hold\n", what);
-    exit(1);
-}
-
-/* ---- the binary ---- */
-
-static int cli(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static int cli(const char *format, ...)
-{
-    char words[3000], line[5000];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(words, sizeof words, format, args);
-    va_end(args);
-    snprintf(line, sizeof line, "timeout 120 %s %s >%s/said 2>&1", binary, words, dir.path);
-    fflush(stdout);
-    int status = system(line);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-static const char *said(void)
-{
-    static char text[8192];
-    FILE *f = fopen(tmp_path(&dir, "said"), "rb");
-    must(f != NULL);
-    text[fread(text, 1, sizeof text - 1, f)] = 0;
-    fclose(f);
-    return text;
-}
-
-static bool same_files(const char *a, const char *b)
-{
-    FILE *x = fopen(a, "rb"), *y = fopen(b, "rb");
-    must(x && y);
-    int c, d;
-    do {
-        c = getc(x);
-        d = getc(y);
-    } while (c == d && c != EOF);
-    fclose(x);
-    fclose(y);
-    return c == d;
-}
-
-/* ---- running ---- */
-
-typedef struct run {
-    int rc;
-    cf_err err;
-    uint32_t vocab, streamed;
-    float logits[N_IDS][MAX_VOCAB];
-} run;
 
 static run wanted, got;
 
-/* Some ids on the reference; discrete: another memory, and experts that are read again and again.
- * vram: 0 is plenty. */
-static void model_run(run *r, const char *path, bool discrete, uint64_t vram)
-{
-    static const int32_t ids[N_IDS] = {7, 60, 3, 55, 8, 8, 90, 21};
-    cf_options o;
-    cf_engine *e = NULL;
-    cf_session *s = NULL;
-    cf_engine_info info;
-    *r = (run){0};
-    cf_options_init(&o);
-    o.device = "ref";
-    o.io = "pread";
-    o.direct = false;
-    o.threads = 1;
-    o.ctx = 32;
-    o.chunk = 8;
-    o.memory = discrete ? "discrete" : "auto";
-    o.ram_bytes = 64u << 20;
-    o.vram_bytes = vram ? vram : o.ram_bytes;
-    r->rc = cf_engine_open(&e, path, &o, &r->err);
-    if (r->rc == 0)
-        r->rc = cf_session_create(&s, e, &r->err);
-    if (r->rc == 0) {
-        cf_engine_get_info(e, &info);
-        must(info.vocab <= MAX_VOCAB);
-        r->vocab = info.vocab;
-        r->streamed = e->plan.dense.n_streamed;
-    }
-    for (int i = 0; i < N_IDS && r->rc == 0; i++) {
-        r->rc = cf_session_extend(s, &ids[i], 1, CF_PHASE_PROMPT, NULL, &r->err);
-        if (r->rc == 0)
-            memcpy(r->logits[i], cf_session_logits(s), r->vocab * sizeof(float));
-    }
-    cf_session_destroy(&s);
-    cf_engine_close(&e);
-}
-
 static void check_same(const char *what)
 {
-    bool same = wanted.rc == 0 && got.rc == 0 && wanted.vocab == got.vocab &&
-                memcmp(wanted.logits, got.logits, sizeof got.logits) == 0;
+    bool same = pack_runs_equal(&wanted, &got);
     if (!same)
         printf("    %s: not what the source computes (\"%s\", \"%s\")\n", what, wanted.err.msg,
                got.err.msg);
@@ -142,10 +36,10 @@ static void check_same(const char *what)
 
 static void pack(const char *from, const char *to, const char *more)
 {
-    int code = cli("pack %s %s/%s --force -q %s", from, dir.path, to, more);
+    int code = cli_run("pack %s %s/%s --force -q %s", from, dir.path, to, more);
     CHECK_INT(code, 0);
     if (code)
-        printf("    %s: %s", from, said());
+        printf("    %s: %s", from, cli_said("stderr"));
 }
 
 static void one_source(const char *path)
@@ -155,19 +49,19 @@ static void one_source(const char *path)
     snprintf(kept, sizeof kept, "%s/kept.gguf", dir.path);
     snprintf(a, sizeof a, "%s/a.gguf", dir.path);
     snprintf(b, sizeof b, "%s/b.gguf", dir.path);
-    model_run(&wanted, path, false, 0);
+    pack_run(&wanted, path, false, 0);
     pack(path, "kept.gguf", "");
-    model_run(&got, kept, false, 0);
+    pack_run(&got, kept, false, 0);
     check_same(path);
     pack(path, "a.gguf", "--zstd");
-    model_run(&got, a, true, 0);
+    pack_run(&got, a, true, 0);
     check_same(path);
     pack(path, "a.gguf", types);
     pack(kept, "b.gguf", types);
-    if (!same_files(a, b))
+    if (!tmp_files_equal(a, b))
         printf("    %s: what the quantiser makes of it and of its pack differs\n", path);
-    CHECK(same_files(a, b));
-    model_run(&got, a, false, 0);
+    CHECK(tmp_files_equal(a, b));
+    pack_run(&got, a, false, 0);
     CHECK_STR(got.err.msg, "");
 }
 
@@ -294,12 +188,12 @@ static void scales_are_said(void)
     cf_model *m = NULL;
     cf_err err = {0};
     pack("tests/fixtures/models/deepseek_v3_fp8", "fp8.gguf", "");
-    CHECK_HAS(said(), "matrices whose scales are tensors of their own became f32");
+    CHECK_HAS(cli_said("stdout"), "matrices whose scales are tensors of their own became f32");
     REQUIRE(cf_model_open(&m, tmp_path(&dir, "fp8.gguf"), &err) == 0);
     CHECK_INT(m->moe[0].pieces[CF_UP].dtype, CF_F32);
     cf_model_free(&m);
     pack("tests/fixtures/models/gpt_oss", "mx.gguf", "");
-    CHECK(!strstr(said(), "became f32"));
+    CHECK(!strstr(cli_said("stdout"), "became f32"));
     REQUIRE(cf_model_open(&m, tmp_path(&dir, "mx.gguf"), &err) == 0);
     CHECK_INT(m->moe[0].pieces[CF_UP].dtype, CF_MXFP4);
     CHECK_INT(m->moe[0].biases[CF_DOWN].dtype, CF_F32);
@@ -312,12 +206,12 @@ static void encoder(void)
     char text[256], options[400];
     tmp_write(tmp_path(&dir, "ids"), "7 60 3 55 8", 11);
     snprintf(options, sizeof options, "--ids %s/ids -n 6 --device ref --print-ids -q", dir.path);
-    CHECK_INT(cli("run tests/fixtures/models/switch_transformers %s", options), 0);
-    snprintf(text, sizeof text, "%.250s", said());
+    CHECK_INT(cli_run("run tests/fixtures/models/switch_transformers %s", options), 0);
+    snprintf(text, sizeof text, "%.250s", cli_said("stdout"));
     CHECK(strlen(text) > 4);
     pack("tests/fixtures/models/switch_transformers", "switch.gguf", "");
-    CHECK_INT(cli("run %s/switch.gguf %s", dir.path, options), 0);
-    CHECK_STR(said(), text);
+    CHECK_INT(cli_run("run %s/switch.gguf %s", dir.path, options), 0);
+    CHECK_STR(cli_said("stdout"), text);
 }
 
 /* ---- GGUF ---- */
@@ -368,13 +262,13 @@ static void streamed_weights_are_checked(void)
     uint64_t vram = 64u << 20, low = 0;
     snprintf(path, sizeof path, "%s/dense.gguf", dir.path);
     pack(from, "dense.gguf", "");
-    model_run(&wanted, from, false, 0);
+    pack_run(&wanted, from, false, 0);
     while (vram - low > 4096) {
         uint64_t middle = low + (vram - low) / 2;
-        model_run(&got, path, true, middle);
+        pack_run(&got, path, true, middle);
         *(got.rc < 0 ? &low : &vram) = middle;
     }
-    model_run(&got, path, true, vram);
+    pack_run(&got, path, true, vram);
     CHECK(got.streamed > 0);
     check_same("streamed");
     REQUIRE(cf_model_open(&m, path, &err) == 0);
@@ -390,7 +284,7 @@ static void streamed_weights_are_checked(void)
     fseek(f, -1, SEEK_CUR);
     putc(c ^ 4, f);
     fclose(f);
-    model_run(&got, path, true, vram);
+    pack_run(&got, path, true, vram);
     CHECK_INT(got.rc, CF_ECHANGED);
     CHECK(got.streamed > 0); /* it was open by then */
     CHECK_HAS(got.err.msg, "layers.0.self_attn.o_proj");
@@ -400,20 +294,8 @@ static void streamed_weights_are_checked(void)
 
 int main(void)
 {
-    char self[1024];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[n > 0 ? n : 0] = 0;
-    for (int up = 0; up < 2; up++) {
-        char *slash = strrchr(self, '/');
-        if (slash)
-            *slash = 0;
-    }
-    snprintf(binary, sizeof binary, "%s/catflap", self);
-    if (access(binary, X_OK) != 0) {
-        printf("    skip: %s is not built (make all)\n", binary);
+    if (!cli_begin(&dir))
         return 77;
-    }
-    tmp_dir_init(&dir);
     RUN(stored_forms);
     RUN(packed_integers);
     RUN(scales_are_said);

@@ -22,15 +22,6 @@
 #include "tests/support/oracle.h"
 #include "tests/support/tmpfiles.h"
 
-#define must(cond) must_hold((cond), #cond)
-static void must_hold(bool holds, const char *what)
-{
-    if (holds)
-        return;
-    printf("    %s does not hold\n", what);
-    exit(1);
-}
-
 static const char from[] = "tests/fixtures/models/qwen3_next";
 
 enum { MAX_TENSORS = 256, MAX_NAME = 200 };

@@ -19,15 +19,6 @@
 #include "tests/check.h"
 #include "tests/support/tmpfiles.h"
 
-#define must(cond) must_hold((cond), #cond)
-static void must_hold(bool holds, const char *what)
-{
-    if (holds)
-        return;
-    printf("    %s does not hold\n", what);
-    exit(1);
-}
-
 enum { FILE_BYTES = 16 << 20, TOKENS = 21, MAX_CODES = 256 };
 
 typedef enum { PLAIN, FP8, FP8_E8M0, INT4, MXFP4 } form;

@@ -15,15 +15,6 @@
 #include "tests/support/oracle.h"
 #include "tests/support/tmpfiles.h"
 
-#define must(cond) must_hold((cond), #cond)
-static void must_hold(bool holds, const char *what)
-{
-    if (holds)
-        return;
-    printf("    %s does not hold\n", what);
-    exit(1);
-}
-
 /* A tensor's other name, in buf; "" leaves it out. */
 typedef void rename_fn(const char *name, char *buf, size_t size);
 

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "runtime/base/clock.h"
 #include "tests/check.h"
 
 enum { MAX_WORDS = 48 };
@@ -15,7 +16,7 @@ enum { MAX_WORDS = 48 };
 static char binary[1100];
 static const tmp_dir *kept;
 
-bool cli_begin(tmp_dir *dir)
+bool cli_find(void)
 {
     char self[1024];
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
@@ -26,7 +27,12 @@ bool cli_begin(tmp_dir *dir)
             *slash = 0;
     }
     snprintf(binary, sizeof binary, "%s/catflap", self);
-    if (access(binary, X_OK) != 0) {
+    return access(binary, X_OK) == 0;
+}
+
+bool cli_begin(tmp_dir *dir)
+{
+    if (!cli_find()) {
         printf("    skip: %s is not built (make all)\n", binary);
         return false;
     }
@@ -111,7 +117,9 @@ int cli_wait(pid_t pid)
 void cli_limited(cli_result *r, uint64_t fsize, const char *line)
 {
     int out = cli_scratch("stdout"), err = cli_scratch("stderr");
+    uint64_t begin = cf_clock_ns();
     r->code = cli_wait(cli_start(line, out, err, fsize));
+    r->seconds = cf_seconds(cf_clock_ns() - begin);
     cli_read_back(out, r->out, sizeof r->out);
     cli_read_back(err, r->err, sizeof r->err);
 }
@@ -178,7 +186,7 @@ bool cli_models_made(void)
 json_t *cli_json(const char *text)
 {
     json_error_t e;
-    json_t *v = json_loads(text, JSON_DISABLE_EOF_CHECK, &e);
+    json_t *v = json_loads(text, 0, &e);
     if (!v)
         printf("    not JSON: %s\n", e.text);
     return v;

@@ -17,13 +17,17 @@ enum { CLI_TIMEOUT_S = 120 };
 
 typedef struct cli_result {
     int code; /* exit code, or -signal */
+    double seconds;
     char out[1 << 16], err[1 << 16];
 } cli_result;
 
-/* Finds the binary beside this program's folder; makes `dir`, in which outputs are kept. Says that
- * it is not built where it returns false: the program is to be skipped. */
+/* The binary beside this program's folder: is it built? */
+bool cli_find(void);
+const char *cli_binary(void); /* once it was looked for */
+
+/* Finds it and makes `dir`, in which outputs are kept. Says that it is not built where it returns
+ * false: the program is to be skipped. */
 bool cli_begin(tmp_dir *dir);
-const char *cli_binary(void);
 
 /* Runs a line to its end. */
 void cli(cli_result *r, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -121,3 +121,20 @@ int64_t tmp_pattern_differs(const uint8_t *data, uint64_t bytes, uint64_t seed, 
             return (int64_t)i;
     return -1;
 }
+
+bool tmp_files_equal(const char *a, const char *b)
+{
+    FILE *f = fopen(a, "rb"), *g = fopen(b, "rb");
+    static char x[1 << 16], y[1 << 16];
+    size_t n = 1;
+    bool same = f && g;
+    while (same && n) {
+        n = fread(x, 1, sizeof x, f);
+        same = fread(y, 1, sizeof y, g) == n && memcmp(x, y, n) == 0;
+    }
+    if (f)
+        fclose(f);
+    if (g)
+        fclose(g);
+    return same;
+}

@@ -29,4 +29,7 @@ uint8_t tmp_pattern(uint64_t seed, uint64_t off);
 /* The first index at which data differs from the pattern from `off` on, or -1. */
 int64_t tmp_pattern_differs(const uint8_t *data, uint64_t bytes, uint64_t seed, uint64_t off);
 
+/* Both are there, and the same. */
+bool tmp_files_equal(const char *a, const char *b);
+
 #endif

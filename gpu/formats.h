@@ -17,7 +17,8 @@ void cf_ref_format_decode(cf_format f, const void *row, uint64_t begin, uint64_t
 void cf_ref_format_decode_blocks(cf_format f, const void *row, uint64_t block, uint64_t n_blocks,
                                  float *out);
 
-/* The first of n values, a whole number of blocks, that is not finite; n when all are. */
+/* The first of n values, a whole number of blocks, that is not finite; n when all are. Of a
+ * computable format, or F8_E8M0. */
 uint64_t cf_ref_format_not_finite(cf_format f, const void *blocks, uint64_t n);
 
 #endif

@@ -210,7 +210,7 @@ static int lane_check(struct loader *ld, const struct lane *l, cf_err *err)
     if (l->req.status < 0)
         return CF_FAIL(err, l->req.status, "%s", l->req.err.msg);
     cf_format format = l->scales ? d->scale.format : d->dtype;
-    if (!d->must_be_finite || !cf_format_computable(format))
+    if (!d->must_be_finite)
         return 0;
     const cf_format_info *f = &cf_formats[format];
     const uint8_t *bytes = l->req.slab + l->src_off;

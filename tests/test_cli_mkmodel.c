@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "storage/safetensors.h"
+#include "storage/safetensors_write.h"
 #include "tests/check.h"
 #include "tests/support/cli.h"
 
@@ -70,6 +72,86 @@ static void verify_finds_defects(void)
     CHECK(stat(path, &st) == 0 && truncate(path, st.st_size - 1) == 0);
     cli(&r, "verify %s/hurt", dir.path);
     cli_failed_with(&r, "model.safetensors");
+}
+
+/* A fixture whose second layer's router is stored in 8 bits, with outer scales of this format. */
+static void scaled_router_make(cf_format format, const void *scales)
+{
+    static const char from[] = "tests/fixtures/models/deepseek_v3_fp8";
+    static const char router[] = "model.layers.1.mlp.gate.weight";
+    static cf_tensor_spec specs[1000];
+    cf_catalogue *cat = NULL;
+    cf_safetensors_writer *w = NULL;
+    cf_err err = {0};
+    must(cf_safetensors_open(from, &cat, &err) == 0);
+    uint32_t n = cf_catalogue_count(cat);
+    must(n + 1 < sizeof specs / sizeof *specs);
+    for (uint32_t i = 0; i < n; i++) {
+        const cf_tensor *t = cf_catalogue_at(cat, i);
+        bool it = strcmp(t->name, router) == 0;
+        specs[i] = (cf_tensor_spec){
+            .name = t->name, .format = it ? CF_F8_E4M3 : t->format, .n_dims = t->n_dims};
+        memcpy(specs[i].shape, t->shape, sizeof t->shape);
+    }
+    specs[n] = (cf_tensor_spec){.name = "model.layers.1.mlp.gate.weight_scale_inv",
+                                .format = format,
+                                .n_dims = 2,
+                                .shape = {1, 2}};
+    must(cf_safetensors_create(&w, tmp_path(&dir, "scaled/model.safetensors"), specs, n + 1,
+                               CF_DATA_ALIGNED_8, &err) == 0);
+    for (uint32_t i = 0; i <= n; i++) {
+        uint64_t bytes = 0;
+        must(cf_tensor_spec_bytes(&specs[i], &bytes));
+        uint8_t *data = malloc(bytes);
+        must(data != NULL);
+        memset(data, 0x38, bytes); /* ones, of a router */
+        if (i == n) {
+            memcpy(data, scales, bytes);
+        } else if (strcmp(specs[i].name, router) != 0) {
+            const cf_extent *x = &cf_catalogue_at(cat, i)->extent;
+            int fd = open(cf_catalogue_path(cat, x->file), O_RDONLY);
+            must(pread(fd, data, bytes, (off_t)x->off) == (ssize_t)bytes);
+            close(fd);
+        }
+        must(cf_safetensors_append(w, data, bytes, &err) == 0);
+        free(data);
+    }
+    must(cf_safetensors_commit(&w, &err) == 0);
+    cf_catalogue_close(&cat);
+}
+
+/* Values that are finite are none where their outer scales are not. */
+static void verify_looks_at_outer_scales(void)
+{
+    static const struct {
+        cf_format format;
+        const void *right, *wrong;
+        const char *says;
+    } table[] = {
+        {CF_F32, "\0\0\x80\x3f\0\0\0\x3f", "\0\0\x80\x3f\0\0\x80\x7f", "is infinite"},
+        {CF_BF16, "\x80\x3f\x00\x3f", "\x80\x3f\xc0\x7f", "is not a number"},
+        {CF_F8_E8M0, "\x7f\x7e", "\x7f\xff", "is not a number"},
+    };
+    char says[200];
+    cli_result r;
+    json_t *config = json_load_file("tests/fixtures/models/deepseek_v3_fp8/config.json", 0, NULL);
+    tmp_write(tmp_path(&dir, "few"), "1 2 3", 5);
+    mkdir(tmp_path(&dir, "scaled"), 0700);
+    must(config && json_dump_file(config, tmp_path(&dir, "scaled/config.json"), 0) == 0);
+    json_decref(config);
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        scaled_router_make(table[i].format, table[i].right);
+        cli(&r, "verify %s/scaled", dir.path);
+        CHECK_INT(r.code, 0);
+        CHECK_STR(r.err, "");
+        scaled_router_make(table[i].format, table[i].wrong);
+        cli(&r, "verify %s/scaled", dir.path);
+        snprintf(says, sizeof says, "outer scale 1 of model.layers.1.mlp.gate.weight %s",
+                 table[i].says);
+        cli_failed_with(&r, says);
+        cli(&r, "run %s/scaled --ids %s/few --print-ids --device ref", dir.path, dir.path);
+        cli_failed_with(&r, "model.layers.1.mlp.gate.weight: outer scale 1 is not a finite number");
+    }
 }
 
 /* ---- mkmodel ---- */
@@ -188,6 +270,7 @@ int main(void)
     if (!cli_begin(&dir))
         return 77;
     RUN(verify_finds_defects);
+    RUN(verify_looks_at_outer_scales);
     RUN(bytes_are_a_function_of_the_seed);
     RUN(data_offsets_do_not_matter);
     RUN(a_full_drive_leaves_nothing);

@@ -135,32 +135,44 @@ static int file_check(report *r, uint32_t file, cf_err *err)
 
 /* ---- values ---- */
 
-static int weight_check(report *r, const cf_weight_def *w, uint8_t *buf, cf_err *err)
+/* The values of a router's weight that stand in `x`: its own (what: "element") or the outer scales
+ * of those. */
+static int values_check(report *r, const cf_weight_def *w, const char *what, cf_format format,
+                        const cf_extent *x, uint8_t *buf, cf_err *err)
 {
     const cf_catalogue *cat = r->model->cat;
-    int rc = 0, fd = file_open(cat, w->extent.file, err);
+    int rc = 0, fd = file_open(cat, x->file, err);
     if (fd < 0)
         return fd;
-    const char *path = cf_catalogue_path(cat, w->extent.file);
-    const cf_format_info *f = &cf_formats[w->dtype];
+    const char *path = cf_catalogue_path(cat, x->file);
+    const cf_format_info *f = &cf_formats[format];
     uint64_t step = SCAN_BYTES / (uint64_t)f->block_bytes * f->block_bytes;
-    for (uint64_t off = 0; off < w->extent.bytes && rc == 0; off += step) {
-        uint64_t bytes = cf_min_u64(step, w->extent.bytes - off);
-        rc = bytes_read(fd, path, w->extent.off + off, buf, bytes, err);
+    for (uint64_t off = 0; off < x->bytes && rc == 0; off += step) {
+        uint64_t bytes = cf_min_u64(step, x->bytes - off);
+        rc = bytes_read(fd, path, x->off + off, buf, bytes, err);
         uint64_t n = rc < 0 ? 0 : bytes / f->block_bytes * f->block_values;
-        uint64_t bad = cf_ref_format_not_finite(w->dtype, buf, n);
+        uint64_t bad = cf_ref_format_not_finite(format, buf, n);
         if (bad < n) {
-            float v;
-            cf_ref_format_decode(w->dtype, buf, bad, 1, &v);
+            float v = NAN;
+            if (cf_format_computable(format))
+                cf_ref_format_decode(format, buf, bad, 1, &v);
             rc = CF_FAIL(err, CF_EFORMAT,
-                         "%s: element %" PRIu64 " of %s is %s: router weights must be finite", path,
-                         off / f->block_bytes * f->block_values + bad, w->name,
+                         "%s: %s %" PRIu64 " of %s is %s: router weights must be finite", path,
+                         what, off / f->block_bytes * f->block_values + bad, w->name,
                          isnan(v) ? "not a number" : "infinite");
         }
     }
     r->finite_tensors++;
-    r->finite_bytes += w->extent.bytes;
+    r->finite_bytes += x->bytes;
     close(fd);
+    return rc;
+}
+
+static int weight_check(report *r, const cf_weight_def *w, uint8_t *buf, cf_err *err)
+{
+    int rc = values_check(r, w, "element", w->dtype, &w->extent, buf, err);
+    if (rc == 0 && w->scale.rows)
+        rc = values_check(r, w, "outer scale", w->scale.format, &w->scale_extent, buf, err);
     return rc;
 }
 

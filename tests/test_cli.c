@@ -167,6 +167,10 @@ static void failures_say_why(void)
     cli_failed_with(&r, "KEY=VALUE");
     cli(&r, "mkmodel %s/x --shape longcat-flash-tiny --ngram-ratio 2", d);
     cli_failed_with(&r, "--ngram-ratio");
+    cli(&r, "mkmodel %s/x --copy %s/ids", d, d);
+    cli_failed_with(&r, "--copy takes a folder of *.safetensors files");
+    cli(&r, "mkmodel %s/x --copy %s/nothing", d, d);
+    cli_failed_with(&r, "/nothing: No such file or directory");
     CHECK(!cli_exists("x") && !cli_exists("x.partial"));
 }
 

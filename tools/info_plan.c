@@ -98,90 +98,144 @@ static void line_table(line *l, const cf_table_def *t)
              cf_format_name(t->dtype));
 }
 
-/* What a step works with. One matrix is named; of several the shapes say more. */
-static void step_describe(const cf_model *m, const cf_step *s, line *l)
+/* What a step works with, by kind. One matrix is named; of several the shapes say more. */
+typedef void describe_fn(line *l, const cf_model *m, const cf_step *s);
+
+static void describe_matrix(line *l, const cf_model *m, const cf_step *s)
+{
+    cf_wid list[CF_STEP_WEIGHTS];
+    if (cf_step_weights(s, list))
+        line_weight(l, m, m->weights[list[0]].name, list[0]);
+}
+
+static void describe_embed(line *l, const cf_model *m, const cf_step *s)
+{
+    cf_wid list[CF_STEP_WEIGHTS];
+    if (cf_step_weights(s, list) == 0)
+        line_table(l, &m->tables[s->u.embed.table]);
+    else
+        describe_matrix(l, m, s);
+}
+
+static void describe_rows(line *l, const cf_model *m, const cf_step *s)
+{
+    line_table(l, &m->tables[s->u.rows.first_table]);
+    line_add(l, " and %u more", s->u.rows.n_tables - 1);
+}
+
+static void describe_attn_latent(line *l, const cf_model *m, const cf_step *s)
+{
+    (void)m;
+    line_add(l, "%u heads, query %u, latent %u + %u, kv slot %u", s->u.latent.heads,
+             s->u.latent.rank_q, s->u.latent.rank_kv, s->u.latent.rope, s->u.latent.kv_slot);
+    if (s->u.latent.select_k)
+        line_add(l, ", %u cells %s", s->u.latent.select_k,
+                 s->u.latent.indexed ? "chosen here" : "as chosen before");
+}
+
+static void describe_attn(line *l, const cf_model *m, const cf_step *s)
+{
+    (void)m;
+    line_add(l, "%u heads of %u, %u for keys and values, kv slots %u and %u", s->u.attn.heads,
+             s->u.attn.head, s->u.attn.kv_heads, s->u.attn.k_slot, s->u.attn.v_slot);
+    if (s->u.attn.window)
+        line_add(l, ", window %u", s->u.attn.window);
+    if (s->u.attn.chunk)
+        line_add(l, ", chunk %u", s->u.attn.chunk);
+}
+
+static void describe_attn_delta(line *l, const cf_model *m, const cf_step *s)
+{
+    (void)m;
+    line_add(l, "delta rule, %u heads, state %u x %u each, keys of %u heads, %u taps",
+             s->u.delta.heads, s->u.delta.d_k, s->u.delta.d_v, s->u.delta.k_heads,
+             s->u.delta.taps);
+}
+
+static void describe_attn_decay(line *l, const cf_model *m, const cf_step *s)
+{
+    (void)m;
+    line_add(l, "linear, %u heads, state %u x %u each", s->u.decay.heads, s->u.decay.head,
+             s->u.decay.head);
+}
+
+static void describe_attn_bias(line *l, const cf_model *m, const cf_step *s)
+{
+    (void)m;
+    line_add(l, "%u heads of %u, biased by distance, kv slots %u and %u", s->u.bias.heads,
+             s->u.bias.head, s->u.bias.k_slot, s->u.bias.v_slot);
+}
+
+static void describe_cross_kv(line *l, const cf_model *m, const cf_step *s)
+{
+    (void)m;
+    line_add(l, "kv slots %u and %u, for the decoder", s->u.cross_kv.k_slot, s->u.cross_kv.v_slot);
+}
+
+static void describe_attn_cross(line *l, const cf_model *m, const cf_step *s)
+{
+    (void)m;
+    line_add(l, "%u heads of %u over the encoder's kv slots %u and %u", s->u.cross.heads,
+             s->u.cross.head, s->u.cross.k_slot, s->u.cross.v_slot);
+}
+
+static void describe_dense(line *l, const cf_model *m, const cf_step *s)
+{
+    line_weight(l, m, s->u.dense.up == CF_NO_WEIGHT ? "gate" : "gate, up", s->u.dense.gate);
+    line_weight(l, m, "down", s->u.dense.down);
+}
+
+static void describe_route(line *l, const cf_model *m, const cf_step *s)
 {
     static const char *const picks[] = {[CF_PICK_TOP] = "top",
                                         [CF_PICK_HASH] = "by the token,",
                                         [CF_PICK_EXPERTS_CHOOSE] = "experts choose, of",
                                         [CF_PICK_BALANCED] = "balanced,"};
-    cf_wid list[CF_STEP_WEIGHTS];
-    uint32_t n = cf_step_weights(s, list);
-    switch (s->kind) {
-    case CF_STEP_EMBED:
-        if (n == 0)
-            line_table(l, &m->tables[s->u.embed.table]);
-        break;
-    case CF_STEP_ROWS:
-        line_table(l, &m->tables[s->u.rows.first_table]);
-        line_add(l, " and %u more", s->u.rows.n_tables - 1);
-        return;
-    case CF_STEP_ATTN_LATENT:
-        line_add(l, "%u heads, query %u, latent %u + %u, kv slot %u", s->u.latent.heads,
-                 s->u.latent.rank_q, s->u.latent.rank_kv, s->u.latent.rope, s->u.latent.kv_slot);
-        if (s->u.latent.select_k)
-            line_add(l, ", %u cells %s", s->u.latent.select_k,
-                     s->u.latent.indexed ? "chosen here" : "as chosen before");
-        return;
-    case CF_STEP_ATTN:
-        line_add(l, "%u heads of %u, %u for keys and values, kv slots %u and %u", s->u.attn.heads,
-                 s->u.attn.head, s->u.attn.kv_heads, s->u.attn.k_slot, s->u.attn.v_slot);
-        if (s->u.attn.window)
-            line_add(l, ", window %u", s->u.attn.window);
-        if (s->u.attn.chunk)
-            line_add(l, ", chunk %u", s->u.attn.chunk);
-        return;
-    case CF_STEP_ATTN_DELTA:
-        line_add(l, "delta rule, %u heads, state %u x %u each, keys of %u heads, %u taps",
-                 s->u.delta.heads, s->u.delta.d_k, s->u.delta.d_v, s->u.delta.k_heads,
-                 s->u.delta.taps);
-        return;
-    case CF_STEP_ATTN_DECAY:
-        line_add(l, "linear, %u heads, state %u x %u each", s->u.decay.heads, s->u.decay.head,
-                 s->u.decay.head);
-        return;
-    case CF_STEP_ATTN_BIAS:
-        line_add(l, "%u heads of %u, biased by distance, kv slots %u and %u", s->u.bias.heads,
-                 s->u.bias.head, s->u.bias.k_slot, s->u.bias.v_slot);
-        return;
-    case CF_STEP_CROSS_KV:
-        line_add(l, "kv slots %u and %u, for the decoder", s->u.cross_kv.k_slot,
-                 s->u.cross_kv.v_slot);
-        return;
-    case CF_STEP_ATTN_CROSS:
-        line_add(l, "%u heads of %u over the encoder's kv slots %u and %u", s->u.cross.heads,
-                 s->u.cross.head, s->u.cross.k_slot, s->u.cross.v_slot);
-        return;
-    case CF_STEP_DENSE:
-        line_weight(l, m, s->u.dense.up == CF_NO_WEIGHT ? "gate" : "gate, up", s->u.dense.gate);
-        line_weight(l, m, "down", s->u.dense.down);
-        return;
-    case CF_STEP_ROUTE:
-        if (s->u.route.classifier != CF_NO_WEIGHT)
-            line_weight(l, m, "classifier", s->u.route.classifier);
-        line_add(l, "  %s %u", picks[s->u.route.pick], m->moe[s->u.route.moe].top_k);
-        if (s->u.route.capacity)
-            line_add(l, ", an expert at most %u rows of a call", s->u.route.capacity);
-        return;
-    case CF_STEP_EXPERTS: {
-        const cf_moe_def *moe = &m->moe[s->u.experts.moe];
-        line_add(l, "%u of %u", moe->top_k, moe->experts);
-        if (moe->zero_experts)
-            line_add(l, " (and %u zero)", moe->zero_experts);
-        line_add(l, " x %s [%u, %u]  down [%u, %u]",
-                 moe->pieces[CF_UP].rows ? "gate, up" : "gate", moe->pieces[CF_GATE].rows,
-                 moe->pieces[CF_GATE].cols, moe->pieces[CF_DOWN].rows, moe->pieces[CF_DOWN].cols);
-        return;
-    }
-    case CF_STEP_SCALE:
-        line_add(l, "x %g", (double)s->u.scale.scale);
-        return;
-    default:
-        break;
-    }
-    if (n)
-        line_weight(l, m, m->weights[list[0]].name, list[0]);
+    if (s->u.route.classifier != CF_NO_WEIGHT)
+        line_weight(l, m, "classifier", s->u.route.classifier);
+    line_add(l, "  %s %u", picks[s->u.route.pick], m->moe[s->u.route.moe].top_k);
+    if (s->u.route.capacity)
+        line_add(l, ", an expert at most %u rows of a call", s->u.route.capacity);
 }
+
+static void describe_experts(line *l, const cf_model *m, const cf_step *s)
+{
+    const cf_moe_def *moe = &m->moe[s->u.experts.moe];
+    line_add(l, "%u of %u", moe->top_k, moe->experts);
+    if (moe->zero_experts)
+        line_add(l, " (and %u zero)", moe->zero_experts);
+    line_add(l, " x %s [%u, %u]  down [%u, %u]", moe->pieces[CF_UP].rows ? "gate, up" : "gate",
+             moe->pieces[CF_GATE].rows, moe->pieces[CF_GATE].cols, moe->pieces[CF_DOWN].rows,
+             moe->pieces[CF_DOWN].cols);
+}
+
+static void describe_scale(line *l, const cf_model *m, const cf_step *s)
+{
+    (void)m;
+    line_add(l, "x %g", (double)s->u.scale.scale);
+}
+
+static describe_fn *const describe[CF_STEP_HEAD + 1] = {
+    [CF_STEP_EMBED] = describe_embed,
+    [CF_STEP_ROWS] = describe_rows,
+    [CF_STEP_LINEAR] = describe_matrix,
+    [CF_STEP_NORM] = describe_matrix,
+    [CF_STEP_ATTN_LATENT] = describe_attn_latent,
+    [CF_STEP_ATTN] = describe_attn,
+    [CF_STEP_ATTN_DELTA] = describe_attn_delta,
+    [CF_STEP_ATTN_DECAY] = describe_attn_decay,
+    [CF_STEP_ATTN_BIAS] = describe_attn_bias,
+    [CF_STEP_CROSS_KV] = describe_cross_kv,
+    [CF_STEP_ATTN_CROSS] = describe_attn_cross,
+    [CF_STEP_DENSE] = describe_dense,
+    [CF_STEP_GATE] = describe_matrix,
+    [CF_STEP_ROUTE] = describe_route,
+    [CF_STEP_EXPERTS] = describe_experts,
+    [CF_STEP_ADD] = describe_matrix,
+    [CF_STEP_SCALE] = describe_scale,
+    [CF_STEP_TAP] = describe_matrix,
+    [CF_STEP_HEAD] = describe_matrix,
+};
 
 /* Where a step's rows come from and where they go. */
 static void step_flow(const cf_model *m, const cf_step *s, cf_table *t)
@@ -215,7 +269,7 @@ static void step_row(const cf_model *m, uint32_t index, cf_table *t)
         cf_table_cell(t, "+>");
     else
         cf_table_cell(t, "%s", inside_window(m, index) ? "|" : "");
-    step_describe(m, s, &what);
+    describe[s->kind](&what, m, s);
     cf_predict foreseen = {0};
     if (s->kind == CF_STEP_ROUTE)
         foreseen = cf_predict_find(m, index);

@@ -210,8 +210,6 @@ static void llamacpp_check(const cf_tokenizer *tok, const char *folder)
     free(out.data);
 }
 
-static json_t *all_strings, *all_bytes;
-
 static void folder_check(const char *folder, const char *file)
 {
     char path[512];
@@ -447,12 +445,8 @@ static void memory_and_speed(void)
 
 int main(void)
 {
-    all_strings = rows_load(FIXTURES "/strings.jsonl");
-    all_bytes = rows_load(FIXTURES "/bytes_in.jsonl");
-    if (!all_strings || !all_bytes) {
-        printf("tests/fixtures/tokenizers is not there: run from the repository root\n");
+    if (!strings_load())
         return 1;
-    }
     test_tiny();
     test_real();
     RUN(demo_model);
@@ -461,7 +455,5 @@ int main(void)
     RUN(bad_text_and_ids);
     RUN(many_threads);
     RUN(memory_and_speed);
-    json_decref(all_strings);
-    json_decref(all_bytes);
-    return check_done();
+    return strings_done();
 }

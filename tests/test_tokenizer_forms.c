@@ -11,8 +11,6 @@
 #include "tests/support/tmpfiles.h"
 #include "tests/tokenizer_fixtures.h"
 
-static json_t *all_strings, *all_bytes;
-
 /* --- opening --------------------------------------------------------------------------------- */
 
 static cf_tokenizer *open_any(const char *path)
@@ -647,12 +645,8 @@ static void long_tokens(void)
 
 int main(void)
 {
-    all_strings = rows_load(FIXTURES "/strings.jsonl");
-    all_bytes = rows_load(FIXTURES "/bytes_in.jsonl");
-    if (!all_strings || !all_bytes) {
-        printf("tests/fixtures/tokenizers is not there: run from the repository root\n");
+    if (!strings_load())
         return 1;
-    }
     test_pieces();
     test_gguf();
     test_toys();
@@ -663,7 +657,5 @@ int main(void)
     RUN(damaged_models);
     RUN(damaged_ranks);
     RUN(long_tokens);
-    json_decref(all_strings);
-    json_decref(all_bytes);
-    return check_done();
+    return strings_done();
 }

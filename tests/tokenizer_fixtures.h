@@ -72,6 +72,26 @@ static inline json_t *rows_load(const char *path)
     return rows;
 }
 
+/* The strings that every tokenizer is tried with. */
+static json_t *all_strings, *all_bytes;
+
+/* Says so where they are not there. */
+static inline bool strings_load(void)
+{
+    all_strings = rows_load(FIXTURES "/strings.jsonl");
+    all_bytes = rows_load(FIXTURES "/bytes_in.jsonl");
+    if (!all_strings || !all_bytes)
+        printf("tests/fixtures/tokenizers is not there: run from the repository root\n");
+    return all_strings && all_bytes;
+}
+
+static inline int strings_done(void)
+{
+    json_decref(all_strings);
+    json_decref(all_bytes);
+    return check_done();
+}
+
 static inline const char *row_id(const json_t *row)
 {
     return json_string_value(json_object_get(row, "id"));

@@ -312,18 +312,22 @@ static void act_assert(const cf_act_params *p, bool gated)
     cf_assert(p->act != CF_ACT_SWIGLU_CLAMPED || (gated && p->limit > 0));
 }
 
+/* y of a, in place or apart, and of b, apart, where there is one: element by element. */
+static void touch_elements(const struct call *c, cf_span a, cf_span b, cf_span y, uint64_t n)
+{
+    cf_range of_a = touch_flat(c, a, 1, n, CF_ACCESS_READ);
+    cf_range of_y = touch_flat(c, y, 1, n, CF_ACCESS_WRITE);
+    if (!same_place(a, y))
+        apart(a, of_a, y, of_y);
+    if (b.buf)
+        apart(b, touch_flat(c, b, 1, n, CF_ACCESS_READ), y, of_y);
+}
+
 void cf_gpu_glu(cf_gpu *gpu, cf_stream stream, const cf_op_glu *op)
 {
     struct call c = call_begin(gpu, stream, "glu");
     act_assert(&op->act, op->u.buf != NULL);
-    cf_range g = touch_flat(&c, op->g, 1, op->n, CF_ACCESS_READ);
-    cf_range y = touch_flat(&c, op->y, 1, op->n, CF_ACCESS_WRITE);
-    if (!same_place(op->g, op->y))
-        apart(op->g, g, op->y, y);
-    if (op->u.buf) {
-        cf_range u = touch_flat(&c, op->u, 1, op->n, CF_ACCESS_READ);
-        apart(op->u, u, op->y, y);
-    }
+    touch_elements(&c, op->g, op->u, op->y, op->n);
     gpu->fns->glu(gpu, stream, op);
 }
 
@@ -351,14 +355,7 @@ void cf_gpu_map(cf_gpu *gpu, cf_stream stream, const cf_op_map *op)
 void cf_gpu_add(cf_gpu *gpu, cf_stream stream, const cf_op_add *op)
 {
     struct call c = call_begin(gpu, stream, "add");
-    cf_range a = touch_flat(&c, op->a, 1, op->n, CF_ACCESS_READ);
-    cf_range y = touch_flat(&c, op->y, 1, op->n, CF_ACCESS_WRITE);
-    if (!same_place(op->a, op->y))
-        apart(op->a, a, op->y, y);
-    if (op->b.buf) {
-        cf_range b = touch_flat(&c, op->b, 1, op->n, CF_ACCESS_READ);
-        apart(op->b, b, op->y, y);
-    }
+    touch_elements(&c, op->a, op->b, op->y, op->n);
     gpu->fns->add(gpu, stream, op);
 }
 

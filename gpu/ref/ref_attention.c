@@ -106,7 +106,7 @@ static void attn_latent_part(void *arg, uint64_t begin, uint64_t end)
             (const float *)cf_ref_at(op->q_rope) + r * op->q_stride + h * op->q_head_stride;
         float *y = (float *)cf_ref_at(op->y) + index * op->rank;
         memset(y, 0, op->rank * sizeof *y);
-        float max = -INFINITY, sum = 0;
+        cf_ref_softmax softmax = {-INFINITY, 0};
         for (uint64_t i = 0; i < n; i++) {
             uint64_t c = list ? list[i] : first + i;
             cf_assert(c < n_cells);
@@ -114,20 +114,9 @@ static void attn_latent_part(void *arg, uint64_t begin, uint64_t end)
             float lat, rope;
             cf_ref_dots(op->kv_dtype, cell, op->rank, &q_lat, 1, &lat);
             cf_ref_dots(op->kv_dtype, cell + latent_bytes, op->n_rope, &q_rope, 1, &rope);
-            float score = op->scale * (lat + rope);
-            if (score > max) { /* what was summed so far was relative to the old maximum */
-                float rescale = expf(max - score);
-                for (uint32_t j = 0; j < op->rank; j++)
-                    y[j] *= rescale;
-                sum *= rescale;
-                max = score;
-            }
-            float p = expf(score - max);
-            sum += p;
-            cf_ref_axpy(op->kv_dtype, cell, 0, op->rank, p, y);
+            cf_ref_softmax_add(&softmax, op->scale * (lat + rope), op->kv_dtype, cell, op->rank, y);
         }
-        for (uint32_t i = 0; i < op->rank; i++)
-            y[i] /= sum;
+        cf_ref_softmax_end(&softmax, op->rank, y);
     }
 }
 
@@ -155,7 +144,7 @@ static bool cell_visible(const cf_op_attn *op, const cf_row_info *row, uint64_t 
 static void attn_head_run(const cf_op_attn *op, const cf_row_info *row, const struct attn_head *a)
 {
     /* The sink is a score that has no value to add. */
-    float max = a->sink, sum = max > -INFINITY ? 1 : 0;
+    cf_ref_softmax softmax = {a->sink, a->sink > -INFINITY ? 1 : 0};
     uint64_t end = (uint64_t)row->first_cell + row->n_cells;
     memset(a->y, 0, op->d_v * sizeof *a->y);
     for (uint64_t c = row->first_cell; c < end; c++) {
@@ -167,19 +156,9 @@ static void attn_head_run(const cf_op_attn *op, const cf_row_info *row, const st
         if (op->cap > 0)
             score = op->cap * tanhf(score / op->cap);
         score *= a->sharpness;
-        if (score > max) { /* what was summed so far was relative to the old maximum */
-            float rescale = expf(max - score);
-            for (uint32_t i = 0; i < op->d_v; i++)
-                a->y[i] *= rescale;
-            sum *= rescale;
-            max = score;
-        }
-        float p = expf(score - max);
-        sum += p;
-        cf_ref_axpy(op->kv_dtype, a->v + c * a->v_cell_bytes, 0, op->d_v, p, a->y);
+        cf_ref_softmax_add(&softmax, score, op->kv_dtype, a->v + c * a->v_cell_bytes, op->d_v, a->y);
     }
-    for (uint32_t i = 0; i < op->d_v; i++)
-        a->y[i] /= sum;
+    cf_ref_softmax_end(&softmax, op->d_v, a->y);
 }
 
 /* Index: row * n_heads + head. */

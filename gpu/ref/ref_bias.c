@@ -29,26 +29,18 @@ static void attn_bias_part(void *arg, uint64_t begin, uint64_t end)
         cf_row_info row = ((const cf_row_info *)cf_ref_at(op->rows))[r];
         cf_assert(row.n_cells > 0 && row.first_cell + (uint64_t)row.n_cells <= n_cells);
         const float *q = (const float *)cf_ref_at(op->q) + r * op->q_stride + h * op->d;
-        float *y = (float *)cf_ref_at(op->y) + index * op->d, max = -INFINITY, sum = 0;
+        float *y = (float *)cf_ref_at(op->y) + index * op->d;
+        cf_ref_softmax softmax = {-INFINITY, 0};
         memset(y, 0, op->d * sizeof *y);
         for (uint64_t p = 0; p < row.n_cells; p++) {
             uint64_t at = (row.first_cell + p) * cell_bytes + h * head_bytes;
             float score;
             cf_ref_dots(op->kv_dtype, (const uint8_t *)cf_ref_at(op->k) + at, op->d, &q, 1, &score);
             score = op->scale * score + bias_at(op, (int64_t)p - (int64_t)row.position, h);
-            if (score > max) { /* what was summed so far was relative to the old maximum */
-                float rescale = expf(max - score);
-                for (uint32_t i = 0; i < op->d; i++)
-                    y[i] *= rescale;
-                sum *= rescale;
-                max = score;
-            }
-            float share = expf(score - max);
-            sum += share;
-            cf_ref_axpy(op->kv_dtype, (const uint8_t *)cf_ref_at(op->v) + at, 0, op->d, share, y);
+            cf_ref_softmax_add(&softmax, score, op->kv_dtype, (const uint8_t *)cf_ref_at(op->v) + at,
+                               op->d, y);
         }
-        for (uint32_t i = 0; i < op->d; i++)
-            y[i] /= sum;
+        cf_ref_softmax_end(&softmax, op->d, y);
     }
 }
 

@@ -207,6 +207,27 @@ float cf_ref_vector_at(const cf_weight *w, uint64_t i)
     return w->span.buf ? *cf_ref_vector(w, i, 1, scratch) : 0;
 }
 
+void cf_ref_softmax_add(cf_ref_softmax *s, float score, cf_format t, const void *row, uint32_t n,
+                        float *y)
+{
+    if (score > s->max) { /* what was summed so far was relative to the old maximum */
+        float rescale = expf(s->max - score);
+        for (uint32_t i = 0; i < n; i++)
+            y[i] *= rescale;
+        s->sum *= rescale;
+        s->max = score;
+    }
+    float p = expf(score - s->max);
+    s->sum += p;
+    cf_ref_axpy(t, row, 0, n, p, y);
+}
+
+void cf_ref_softmax_end(const cf_ref_softmax *s, uint32_t n, float *y)
+{
+    for (uint32_t i = 0; i < n; i++)
+        y[i] /= s->sum;
+}
+
 float cf_ref_sum(const float *x, uint32_t n)
 {
     float lanes[LANES] = {0};

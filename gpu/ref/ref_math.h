@@ -43,6 +43,17 @@ float cf_ref_vector_at(const cf_weight *w, uint64_t i);
 /* y[i] += a * row[begin + i], i < n. */
 void cf_ref_axpy(cf_format t, const void *row, uint64_t begin, uint32_t n, float a, float *y);
 
+/* The softmax of scores that come one by one, of what they weigh: y is the sum of rows, and `sum` of
+ * their weights, relative to the largest score so far. It begins with {-INFINITY, 0} and y zero. */
+typedef struct cf_ref_softmax {
+    float max, sum;
+} cf_ref_softmax;
+
+/* A row of n elements, weighed by `score`. */
+void cf_ref_softmax_add(cf_ref_softmax *s, float score, cf_format t, const void *row, uint32_t n,
+                        float *y);
+void cf_ref_softmax_end(const cf_ref_softmax *s, uint32_t n, float *y);
+
 float cf_ref_sum(const float *x, uint32_t n);
 /* Sum of (x[i] - about)^2. */
 float cf_ref_sum_squares(const float *x, uint32_t n, float about);

@@ -282,22 +282,8 @@ static int copy_source(void *user, uint32_t tensor, uint64_t off, void *dst, uin
 {
     const mkmodel *m = user;
     const cf_extent *e = &m->tensors[tensor]->extent;
-    uint8_t *p = dst;
-    while (bytes) {
-        ssize_t n = pread(m->fds[e->file], p, bytes, (off_t)(e->off + off));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            const char *path = cf_catalogue_path(m->source, e->file);
-            return n < 0
-                       ? CF_FAIL(err, -errno, "reading %s failed: %s", path, cf_err_name(-errno))
-                       : CF_FAIL(err, CF_ECHANGED, "%s has become shorter while it was read", path);
-        }
-        p += n;
-        off += (uint64_t)n;
-        bytes -= (uint64_t)n;
-    }
-    return 0;
+    return cf_read_at(m->fds[e->file], cf_catalogue_path(m->source, e->file), e->off + off, dst,
+                      bytes, err);
 }
 
 static int tensor_compare(const void *a, const void *b)

@@ -55,27 +55,6 @@ typedef struct report {
 
 /* ---- files ---- */
 
-static int bytes_read(int fd, const char *path, uint64_t off, void *dst, uint64_t bytes,
-                      cf_err *err)
-{
-    uint8_t *p = dst;
-    while (bytes) {
-        ssize_t n = pread(fd, p, bytes, (off_t)off);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return CF_FAIL(err, -errno, "reading %s at byte %" PRIu64 " failed: %s", path, off,
-                           cf_err_name(-errno));
-        if (n == 0)
-            return CF_FAIL(err, CF_EFORMAT, "%s ends at byte %" PRIu64 ", %" PRIu64 " too early",
-                           path, off, bytes);
-        p += n;
-        off += (uint64_t)n;
-        bytes -= (uint64_t)n;
-    }
-    return 0;
-}
-
 /* The model, and its files' tensors as they are stored. */
 static int model_open(report *r, const char *dir, cf_err *err)
 {
@@ -128,7 +107,7 @@ static int file_check(report *r, uint32_t file, cf_err *err)
         rc = CF_FAIL(err, CF_ECHANGED, "%s has changed: %lld bytes now, %" PRIu64 " when opened",
                      path, (long long)st.st_size, bytes);
     else if (bytes)
-        rc = bytes_read(fd, path, bytes - 1, &last, 1, err);
+        rc = cf_read_at(fd, path, bytes - 1, &last, 1, err);
     close(fd);
     return rc;
 }
@@ -149,7 +128,7 @@ static int values_check(report *r, const cf_weight_def *w, const char *what, cf_
     uint64_t step = SCAN_BYTES / (uint64_t)f->block_bytes * f->block_bytes;
     for (uint64_t off = 0; off < x->bytes && rc == 0; off += step) {
         uint64_t bytes = cf_min_u64(step, x->bytes - off);
-        rc = bytes_read(fd, path, x->off + off, buf, bytes, err);
+        rc = cf_read_at(fd, path, x->off + off, buf, bytes, err);
         uint64_t n = rc < 0 ? 0 : bytes / f->block_bytes * f->block_values;
         uint64_t bad = cf_ref_format_not_finite(format, buf, n);
         if (bad < n) {

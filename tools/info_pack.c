@@ -6,11 +6,9 @@
 #include "tools/info_pack.h"
 
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "runtime/base/align.h"
 #include "runtime/base/clock.h"
@@ -18,6 +16,8 @@
 #include "runtime/base/rng.h"
 #include "runtime/unpack.h"
 #include "storage/files.h"
+#include "tools/gather.h"
+#include "tools/text_io.h"
 #include "tools/tune.h"
 
 enum { SAMPLES = 16, MOST_BYTES = 512 << 20 };
@@ -69,24 +69,12 @@ typedef struct sample {
 typedef struct gauge {
     sample samples[SAMPLES];
     uint32_t n;
-    pthread_mutex_t lock;
-    pthread_cond_t idle;
-    uint32_t pending;
-    int status;
-    cf_err err;
+    cf_gather jobs;
 } gauge;
 
 static void sample_done(cf_unpack_job *job, void *user)
 {
-    gauge *g = user;
-    pthread_mutex_lock(&g->lock);
-    if (job->status < 0 && g->status == 0) {
-        g->status = job->status;
-        g->err = job->err;
-    }
-    if (--g->pending == 0)
-        pthread_cond_signal(&g->idle);
-    pthread_mutex_unlock(&g->lock);
+    cf_gather_done(&((gauge *)user)->jobs, job->status, &job->err);
 }
 
 static int sample_read(gauge *g, sample *s, const cf_model *m, const cf_files *files, cf_rng *rng,
@@ -100,17 +88,10 @@ static int sample_read(gauge *g, sample *s, const cf_model *m, const cf_files *f
     if (!s->slab || !s->stored)
         return CF_FAIL(err, -ENOMEM, "out of memory for a record");
     uint64_t want = s->layout.packed_off - r->slab_off + s->layout.packed_bytes;
-    for (uint64_t at = 0; at < want;) {
-        ssize_t n =
-            pread(files->list[r->file].fd, s->stored + at, want - at, (off_t)(r->file_off + at));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return CF_FAIL(err, n < 0 ? -errno : CF_ECHANGED,
-                           "reading %s at byte %" PRIu64 " failed", files->list[r->file].path,
-                           r->file_off + at);
-        at += (uint64_t)n;
-    }
+    const cf_file *f = &files->list[r->file];
+    int rc = cf_read_at(f->fd, f->path, r->file_off, s->stored, want, err);
+    if (rc < 0)
+        return rc;
     s->job = (cf_unpack_job){.layout = &s->layout, .slab = s->slab, .done = sample_done, .user = g};
     g->n++;
     return 0;
@@ -125,13 +106,10 @@ static uint64_t round_run(gauge *g, cf_unpack *unpack)
         memcpy(s->slab + s->layout.packed_off, s->stored + from, s->layout.packed_bytes);
     }
     uint64_t begin = cf_clock_ns();
-    g->pending = g->n;
+    cf_gather_expect(&g->jobs, g->n);
     for (uint32_t i = 0; i < g->n; i++)
         cf_unpack_push(unpack, &g->samples[i].job);
-    pthread_mutex_lock(&g->lock);
-    while (g->pending)
-        pthread_cond_wait(&g->idle, &g->lock);
-    pthread_mutex_unlock(&g->lock);
+    cf_gather_wait(&g->jobs);
     return cf_clock_ns() - begin;
 }
 
@@ -144,8 +122,7 @@ static int unpack_measure(const cf_model *m, const cf_files *files, double *rate
     gauge *g = calloc(1, sizeof *g);
     if (!g)
         return CF_FAIL(err, -ENOMEM, "out of memory for a measurement");
-    pthread_mutex_init(&g->lock, NULL);
-    pthread_cond_init(&g->idle, NULL);
+    cf_gather_init(&g->jobs);
     while (g->n < SAMPLES && held < MOST_BYTES) {
         CF_TRY(sample_read(g, &g->samples[g->n], m, files, &rng, err));
         held += g->samples[g->n - 1].layout.bytes;
@@ -155,8 +132,8 @@ static int unpack_measure(const cf_model *m, const cf_files *files, double *rate
         ns += round_run(g, unpack);
         for (uint32_t i = 0; i < g->n; i++)
             bytes += g->samples[i].layout.unpacked_bytes;
-        if (g->status < 0)
-            rc = CF_FAIL(err, g->status, "%s: %s", cf_model_path(m), g->err.msg);
+        if (g->jobs.status < 0)
+            rc = CF_FAIL(err, g->jobs.status, "%s: %s", cf_model_path(m), g->jobs.err.msg);
     }
     *rate = (double)bytes / cf_seconds(ns);
 fail:
@@ -165,8 +142,7 @@ fail:
         free(g->samples[i].slab);
         free(g->samples[i].stored);
     }
-    pthread_cond_destroy(&g->idle);
-    pthread_mutex_destroy(&g->lock);
+    cf_gather_finish(&g->jobs);
     free(g);
     return rc;
 }

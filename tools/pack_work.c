@@ -19,6 +19,7 @@
 
 #include "runtime/base/align.h"
 #include "tools/pack_source.h"
+#include "tools/text_io.h"
 
 enum { SLICE_BYTES = 4 << 20, SLOTS_MORE = 2 };
 
@@ -91,22 +92,8 @@ static int buffer_room(struct buffer *b, uint64_t bytes, cf_err *err)
 static int window_read(const cf_pack_work *w, uint32_t file, uint64_t off, uint8_t *dst,
                        uint64_t bytes, cf_err *err)
 {
-    const char *path = cf_catalogue_path(w->plan->model->cat, file);
-    while (bytes) {
-        ssize_t n = pread(w->fds[file], dst, bytes, (off_t)off);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return CF_FAIL(err, -errno, "reading %s at byte %" PRIu64 " failed: %s", path, off,
-                           cf_err_name(-errno));
-        if (n == 0)
-            return CF_FAIL(err, CF_ECHANGED, "%s ends at byte %" PRIu64 ", %" PRIu64 " too early",
-                           path, off, bytes);
-        dst += n;
-        off += (uint64_t)n;
-        bytes -= (uint64_t)n;
-    }
-    return 0;
+    return cf_read_at(w->fds[file], cf_catalogue_path(w->plan->model->cat, file), off, dst, bytes,
+                      err);
 }
 
 /* The bytes of an extent; *at is valid until the buffer is used again. Of a pack whole pages are

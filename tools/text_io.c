@@ -161,6 +161,26 @@ int cf_write_all(int fd, const void *data, size_t bytes)
     return 0;
 }
 
+int cf_read_at(int fd, const char *path, uint64_t off, void *dst, uint64_t bytes, cf_err *err)
+{
+    uint8_t *p = dst;
+    while (bytes) {
+        ssize_t n = pread(fd, p, bytes, (off_t)off);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return CF_FAIL(err, -errno, "reading %s at byte %" PRIu64 " failed: %s", path, off,
+                           cf_err_name(-errno));
+        if (n == 0)
+            return CF_FAIL(err, CF_ECHANGED, "%s ends at byte %" PRIu64 ", %" PRIu64 " too early",
+                           path, off, bytes);
+        p += n;
+        off += (uint64_t)n;
+        bytes -= (uint64_t)n;
+    }
+    return 0;
+}
+
 int cf_json_print(json_t *value)
 {
     char *text = value ? json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;

@@ -29,6 +29,9 @@ int cf_output_write(const char *path, const char *text, size_t bytes, cf_err *er
 /* All bytes to a descriptor, at once, through signals and full pipes; 0 or -errno. */
 int cf_write_all(int fd, const void *data, size_t bytes);
 
+/* All bytes from `off` of the file `path`, open as fd; CF_ECHANGED where it ends before. */
+int cf_read_at(int fd, const char *path, uint64_t off, void *dst, uint64_t bytes, cf_err *err);
+
 /* Indented, with a newline, to stdout; frees `value`. Returns an exit code. */
 int cf_json_print(json_t *value);
 

@@ -3,7 +3,6 @@
  * Random records, as a run reads them: through the fetcher, past the page cache, 16 at a time, or
  * fewer large ones (256 MiB together, but one at least). What the drive holds in its own cache is
  * no lie: a run finds it there as well. */
-#include <pthread.h>
 #include <stdlib.h>
 
 #include "runtime/base/align.h"
@@ -11,6 +10,7 @@
 #include "runtime/base/pages.h"
 #include "runtime/base/rng.h"
 #include "storage/fetch.h"
+#include "tools/gather.h"
 #include "tools/tune.h"
 
 enum { REQUESTS = 16, MOST_BYTES = 1 << 30, MOST_PAGES = 256 << 20 };
@@ -26,24 +26,12 @@ typedef struct gauge {
     cf_layout layouts[REQUESTS];
     cf_fetch_req reqs[REQUESTS];
     cf_rng rng;
-    pthread_mutex_t lock;
-    pthread_cond_t idle;
-    uint32_t pending;
-    int status;
-    cf_err err;
+    cf_gather jobs;
 } gauge;
 
 static void request_done(cf_fetch_req *req, void *user)
 {
-    gauge *g = user;
-    pthread_mutex_lock(&g->lock);
-    if (req->status < 0 && g->status == 0) {
-        g->status = req->status;
-        g->err = req->err;
-    }
-    if (--g->pending == 0)
-        pthread_cond_signal(&g->idle);
-    pthread_mutex_unlock(&g->lock);
+    cf_gather_done(&((gauge *)user)->jobs, req->status, &req->err);
 }
 
 static void record_any(gauge *g, cf_layout *out)
@@ -99,13 +87,9 @@ static int round_run(gauge *g)
                                     .user = g};
         list[i] = &g->reqs[i];
     }
-    g->pending = g->n_reqs;
+    cf_gather_expect(&g->jobs, g->n_reqs);
     cf_fetch_submit(g->fetch, list, g->n_reqs, CF_FETCH_DEMAND);
-    pthread_mutex_lock(&g->lock);
-    while (g->pending)
-        pthread_cond_wait(&g->idle, &g->lock);
-    pthread_mutex_unlock(&g->lock);
-    return g->status;
+    return cf_gather_wait(&g->jobs);
 }
 
 static int gauge_run(gauge *g, double *rate, cf_err *err)
@@ -115,7 +99,7 @@ static int gauge_run(gauge *g, double *rate, cf_err *err)
     while (cf_clock_ns() - begin < TIME_NS && stats.bytes < MOST_BYTES) {
         int rc = round_run(g);
         if (rc < 0)
-            return CF_FAIL(err, rc, "%s", g->err.msg);
+            return CF_FAIL(err, rc, "%s", g->jobs.err.msg);
         cf_fetch_get_stats(g->fetch, &stats);
     }
     if (stats.busy_ns)
@@ -137,8 +121,7 @@ int cf_tune_drive_measure(const cf_model *model, double *rate, char *why, size_t
         return CF_FAIL(err, -ENOMEM, "out of memory for the drive test");
     g->model = model;
     g->rng.state = 1;
-    pthread_mutex_init(&g->lock, NULL);
-    pthread_cond_init(&g->idle, NULL);
+    cf_gather_init(&g->jobs);
     CF_TRY(gauge_open(g, err));
     if (g->files.direct)
         CF_TRY(gauge_run(g, rate, err));
@@ -148,8 +131,7 @@ fail:
     cf_fetch_close(&g->fetch);
     cf_pages_finish(&g->pages);
     cf_files_close(&g->files);
-    pthread_cond_destroy(&g->idle);
-    pthread_mutex_destroy(&g->lock);
+    cf_gather_finish(&g->jobs);
     free(g);
     return rc;
 }

@@ -20,7 +20,7 @@ $(BUILD)/tests/test_window: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf_f
 # test_budget keeps books over every allocation.
 $(BUILD)/tests/test_budget: TEST_LDFLAGS := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free,--wrap=strdup,--wrap=mmap,--wrap=munmap,--wrap=mprotect,--wrap=volkLoadDeviceTable
 # These run the program beside them.
-$(foreach t,test_pack test_pack_sources test_faults,$(BUILD)/tests/$t): | $(BUILD)/catflap
+$(foreach t,test_bench test_cli test_cli_info test_cli_mkmodel test_faults test_pack test_pack_sources,$(BUILD)/tests/$t): | $(BUILD)/catflap
 # test_badmodel refuses O_DIRECT.
 $(BUILD)/tests/test_badmodel: TEST_LDFLAGS := -Wl,--wrap=open
 

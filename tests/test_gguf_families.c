@@ -16,6 +16,7 @@
 #include "models/family.h"
 #include "storage/safetensors.h"
 #include "tests/check.h"
+#include "tests/support/gguf_write.h"
 #include "tests/support/oracle.h"
 #include "tests/support/tmpfiles.h"
 
@@ -524,45 +525,10 @@ static const family families[] = {
      PAIRED},
 };
 
-/* ---- a file in memory ---- */
-
-typedef struct bytes {
-    uint8_t *at;
-    size_t n, room;
-} bytes;
-
-static void put(bytes *b, const void *data, size_t n)
-{
-    if (b->n + n > b->room) {
-        b->room = 2 * (b->n + n);
-        b->at = realloc(b->at, b->room);
-        if (!b->at)
-            exit(1);
-    }
-    memcpy(b->at + b->n, data, n);
-    b->n += n;
-}
-
-static void put_u(bytes *b, uint64_t v, size_t n)
-{
-    put(b, &v, n); /* little-endian machines only, as the rest */
-}
-
-static void put_text(bytes *b, const char *text)
-{
-    put_u(b, strlen(text), 8);
-    put(b, text, strlen(text));
-}
-
-static void pad(bytes *b)
-{
-    while (b->n % 32)
-        put_u(b, 0, 1);
-}
+typedef gguf_bytes bytes;
 
 typedef struct writer {
-    bytes keys, infos, data;
-    uint64_t n_keys, n_tensors;
+    gguf_out out;
     const cf_catalogue *cat;
     const json_t *config;
     uint32_t heads, kv_heads, experts;
@@ -572,15 +538,7 @@ typedef struct writer {
 static void tensor_put(writer *w, const char *to, cf_format f, uint32_t n_dims,
                        const uint64_t *shape, const bytes *data)
 {
-    pad(&w->data);
-    put_text(&w->infos, to);
-    put_u(&w->infos, n_dims, 4);
-    for (uint32_t i = n_dims; i-- > 0;)
-        put_u(&w->infos, shape[i], 8);
-    put_u(&w->infos, (uint64_t)cf_formats[f].gguf, 4);
-    put_u(&w->infos, w->data.n, 8);
-    put(&w->data, data->at, data->n);
-    w->n_tensors++;
+    gguf_put_tensor(&w->out, to, f, n_dims, shape, data->at, data->n);
 }
 
 /* ---- converting ---- */
@@ -802,7 +760,7 @@ static void name_write(writer *w, const name *n, uint32_t layer)
 
 static bool key_seen(const writer *w, const char *full)
 {
-    return w->keys.n && memmem(w->keys.at, w->keys.n, full, strlen(full));
+    return w->out.keys.n && memmem(w->out.keys.at, w->out.keys.n, full, strlen(full));
 }
 
 static void key_write(writer *w, const char *arch, const key *k)
@@ -814,22 +772,14 @@ static void key_write(writer *w, const char *arch, const key *k)
     snprintf(full, sizeof full, "%s%s%s", whole ? "" : arch, whole ? "" : ".", k->to);
     if (key_seen(w, full) || (k->from[0] != '=' && k->type != 's' && (!v || json_is_null(v))))
         return;
-    put_text(&w->keys, full);
-    float f = (float)d;
-    if (k->type == 'u') {
-        put_u(&w->keys, 4, 4);
-        put_u(&w->keys, (uint64_t)d, 4);
-    } else if (k->type == 'f') {
-        put_u(&w->keys, 6, 4);
-        put(&w->keys, &f, 4);
-    } else if (k->type == 'b') {
-        put_u(&w->keys, 7, 4);
-        put_u(&w->keys, json_is_true(v), 1);
-    } else {
-        put_u(&w->keys, 8, 4);
-        put_text(&w->keys, k->from);
-    }
-    w->n_keys++;
+    if (k->type == 'u')
+        gguf_put_u32(&w->out, full, (uint32_t)d);
+    else if (k->type == 'f')
+        gguf_put_f32(&w->out, full, (float)d);
+    else if (k->type == 'b')
+        gguf_put_bool(&w->out, full, json_is_true(v));
+    else
+        gguf_put_string(&w->out, full, k->from);
 }
 
 /* Llama 3's scaling, as divisors of each frequency. */
@@ -895,10 +845,7 @@ static void file_write(const family *f, const char *dir, const char *path)
         w.experts = number_of(w.config, "n_routed_experts", "moe_num_experts");
     if (!w.experts)
         w.experts = 7; /* DBRX, whose config is nested */
-    put_text(&w.keys, "general.architecture");
-    put_u(&w.keys, 8, 4);
-    put_text(&w.keys, f->arch);
-    w.n_keys = 1;
+    gguf_put_string(&w.out, "general.architecture", f->arch);
     for (int i = 0; i < SETS && f->keys[i]; i++)
         for (const key *k = f->keys[i]; k->to; k++)
             key_write(&w, f->arch, k);
@@ -908,20 +855,7 @@ static void file_write(const family *f, const char *dir, const char *path)
                 name_write(&w, n, layer);
     divisors_write(&w);
     factors_write(&w);
-    bytes all = {0};
-    put(&all, "GGUF", 4);
-    put_u(&all, 3, 4);
-    put_u(&all, w.n_tensors, 8);
-    put_u(&all, w.n_keys, 8);
-    put(&all, w.keys.at, w.keys.n);
-    put(&all, w.infos.at, w.infos.n);
-    pad(&all);
-    put(&all, w.data.at, w.data.n);
-    tmp_write(path, all.at, all.n);
-    free(all.at);
-    free(w.keys.at);
-    free(w.infos.at);
-    free(w.data.at);
+    gguf_write(&w.out, path);
     json_decref(config);
     cf_catalogue_close(&cat);
 }

@@ -30,6 +30,11 @@ int32_t cf_tokenizer_vocab_size(const cf_tokenizer *tok)
     return tok->vocab.n;
 }
 
+const char *cf_tokenizer_refusal(const cf_tokenizer *tok)
+{
+    return tok->refusal.code ? tok->refusal.msg : NULL;
+}
+
 bool cf_tokenizer_adds_bos(const cf_tokenizer *tok)
 {
     return tok->n_prefix > 0;
@@ -201,6 +206,8 @@ int cf_tokenizer_encode_marked(const cf_tokenizer *tok, const char *text, size_t
                  .out = {.ids = ids, .max = max},
                  .err = err};
     *n = 0;
+    if (tok->refusal.code)
+        return CF_FAIL(err, tok->refusal.code, "%s", tok->refusal.msg);
     if (text_bytes > TOK_TEXT_BYTES_MAX)
         return CF_FAIL(err, CF_ELIMIT, "a text of %zu bytes is above the limit of %d", text_bytes,
                        TOK_TEXT_BYTES_MAX);

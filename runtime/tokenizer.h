@@ -68,7 +68,11 @@ int cf_tokenizer_parse_gguf(const struct cf_gguf *meta, const cf_tokenizer_rules
                             const char *path, cf_tokenizer **out, cf_err *err);
 void cf_tokenizer_close(cf_tokenizer **tok); /* accepts NULL; leaves NULL */
 
-int32_t cf_tokenizer_vocab_size(const cf_tokenizer *tok); /* highest id + 1 */
+int32_t cf_tokenizer_vocab_size(const cf_tokenizer *tok); /* highest id + 1; 0: none was read */
+/* Why no text can be encoded, one sentence, or NULL: a file may name a way to split texts, or a model,
+ * that is not known. Encoding fails with it; all else, ids to text where there are tokens
+ * included, does not need to know. */
+const char *cf_tokenizer_refusal(const cf_tokenizer *tok);
 bool cf_tokenizer_adds_bos(const cf_tokenizer *tok);
 uint64_t cf_tokenizer_memory(const cf_tokenizer *tok); /* bytes of host memory it holds */
 

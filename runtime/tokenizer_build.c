@@ -43,8 +43,8 @@ const cf_tokenizer_rule *tok_rule_find(const cf_tokenizer_rules *rules, const ch
     return NULL;
 }
 
-int tok_rule_unknown(const cf_tokenizer_rules *rules, const char *path, const char *what,
-                     const char *name, size_t n, cf_err *err)
+void tok_rule_refuse(cf_tokenizer *tok, const cf_tokenizer_rules *rules, const char *path,
+                     const char *what, const char *name, size_t n)
 {
     char quoted[TOK_QUOTE_SIZE], known[400];
     size_t at = 0;
@@ -53,8 +53,10 @@ int tok_rule_unknown(const cf_tokenizer_rules *rules, const char *path, const ch
     for (uint32_t i = 0; rules && i < rules->n && at < sizeof known; i++)
         at += (size_t)snprintf(known + at, sizeof known - at, "%s%.*s", i ? ", " : "",
                                (int)strcspn(rules->rules[i].names, " "), rules->rules[i].names);
-    return CF_FAIL(err, CF_EFORMAT, "%s: %s \"%s\" is not known (known are %s, and names for the same)", path, what,
-                   tok_quote(name, n, quoted), known);
+    CF_FAIL(&tok->refusal, CF_EFORMAT,
+            "%s: %s \"%s\" is not known, so no text can be encoded: give token ids (--ids); known are "
+            "%s, and names for the same",
+            path, what, tok_quote(name, n, quoted), known);
 }
 
 int tok_rule_apply(cf_tokenizer *tok, const cf_tokenizer_rule *rule, const char *path, cf_err *err)

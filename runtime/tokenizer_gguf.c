@@ -3,8 +3,9 @@
  * Three models, under names that the caller has: byte-level BPE with merges, split by the rule that
  * "pre" names; pieces of SentencePiece that merge by score; pieces of a unigram model. Types of
  * tokens: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; control and unknown
- * ones are special, user-defined ones are cut out of every text. The arrays are untrusted: counts
- * and kinds are checked against that of the tokens. */
+ * ones are special, user-defined ones are cut out of every text. A rule or a model that is not known
+ * is no defect of the file: the tokenizer then only refuses to encode. The arrays are untrusted:
+ * counts and kinds are checked against that of the tokens. */
 #include "runtime/tokenizer_parts.h"
 
 #include <math.h>
@@ -217,26 +218,25 @@ fail:
     return rc;
 }
 
-/* The rule of "pre", or where that is missing (older files) of the architecture. */
+/* The rule of "pre", or where that is missing (older files) of the architecture. NULL: a name that
+ * is not known, and the tokenizer says so when it is asked to encode. */
 static int rule_get(const source *s, const cf_tokenizer_rules *rules,
                     const cf_tokenizer_rule **rule)
 {
     cf_text name = {.at = "", .bytes = 0};
     int rc = cf_gguf_string(s->meta, KEY("pre"), &name, s->err);
+    bool named = rc == 1;
+    if (rc == 0)
+        rc = cf_gguf_string(s->meta, "general.architecture", &name, s->err);
     if (rc < 0)
         return rc;
     *rule = tok_rule_find(rules, name.at, name.bytes);
-    if (rc == 1 && !*rule)
-        return tok_rule_unknown(rules, s->path, KEY("pre"), name.at, name.bytes, s->err);
-    if (rc == 0) {
-        rc = cf_gguf_string(s->meta, "general.architecture", &name, s->err);
-        if (rc < 0)
-            return rc;
-        *rule = tok_rule_find(rules, name.at, name.bytes);
-        if (!*rule)
-            *rule = tok_rule_find(rules, "default", 7);
-    }
-    return *rule ? 0 : tok_rule_unknown(rules, s->path, KEY("pre"), "", 0, s->err);
+    if (!*rule && !named)
+        *rule = tok_rule_find(rules, "default", 7);
+    if (!*rule)
+        tok_rule_refuse(s->tok, rules, s->path, KEY("pre"), named ? name.at : "",
+                        named ? name.bytes : 0);
+    return 0;
 }
 
 static int byte_level_read(source *s, const cf_tokenizer_rules *rules, bool *adds_bos)
@@ -245,8 +245,11 @@ static int byte_level_read(source *s, const cf_tokenizer_rules *rules, bool *add
     int rc = 0;
     s->byte_level = true;
     CF_TRY(rule_get(s, rules, &rule));
-    CF_TRY(tok_rule_apply(s->tok, rule, s->path, s->err));
+    if (rule)
+        CF_TRY(tok_rule_apply(s->tok, rule, s->path, s->err));
     CF_TRY(tokens_read(s));
+    if (!rule)
+        return 0; /* without splits there is nothing to merge */
     CF_TRY(merges_read(s));
     CF_TRY(id_get(s, KEY("unknown_token_id"), -1, &s->tok->bpe.unk_id));
     s->tok->bpe.ignore_merges = rule->whole;
@@ -332,11 +335,13 @@ int tok_gguf_read(cf_tokenizer *tok, const cf_gguf *meta, const cf_tokenizer_rul
     else if (is_pieces || is_unigram)
         CF_TRY(pieces_read(&s, is_unigram));
     else
-        CF_TRY(CF_FAIL(err, CF_EFORMAT,
-                       "%s: \"" KEY("model") "\" \"%s\" is not supported "
-                                             "(supported: %s, %s, %s)",
-                       path, tok_quote(model.at, model.bytes, quoted), rules->merges, rules->pieces,
-                       rules->unigram));
+        CF_FAIL(&tok->refusal, CF_EFORMAT,
+                "%s: " KEY("model") " \"%s\" is not known, so no text can be encoded: give token ids "
+                "(--ids); known are %s, %s, %s",
+                path, tok_quote(model.at, model.bytes, quoted), rules->merges, rules->pieces,
+                rules->unigram);
+    if (tok->refusal.code)
+        goto fail; /* what begins a text is of no use */
     adds_bos |= is_pieces;
     CF_TRY(id_get(&s, KEY("bos_token_id"), is_pieces ? 1 : -1, &bos));
     CF_TRY(cf_gguf_bool(meta, KEY("add_bos_token"), &adds_bos, err));

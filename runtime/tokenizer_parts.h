@@ -40,6 +40,7 @@ struct cf_tokenizer {
     int32_t prefix[TOK_PREFIX_MAX];
     uint32_t n_prefix;
     bool has_template; /* the post-processor decides on the prefix */
+    cf_err refusal;    /* why it cannot encode; code 0: it can */
 };
 
 /* Each fills a zeroed tokenizer; `path` is for sentences. After a failure it can only be closed. */
@@ -72,8 +73,9 @@ int tok_rule_apply(cf_tokenizer *tok, const cf_tokenizer_rule *rule, const char 
 const cf_tokenizer_rule *tok_rule_find(const cf_tokenizer_rules *rules, const char *name,
                                        size_t n);
 
-int tok_rule_unknown(const cf_tokenizer_rules *rules, const char *path, const char *what,
-                     const char *name, size_t n, cf_err *err);
+/* No such rule: the tokenizer will not encode, and says why. */
+void tok_rule_refuse(cf_tokenizer *tok, const cf_tokenizer_rules *rules, const char *path,
+                     const char *what, const char *name, size_t n);
 /* How SentencePiece normalises; map: its table, or no bytes. */
 int tok_spaces_set(cf_tokenizer *tok, const uint8_t *map, size_t map_bytes, bool space_first,
                    bool spaces_apart, const char *path, cf_err *err);

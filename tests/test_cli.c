@@ -10,6 +10,7 @@
 
 #include "tests/check.h"
 #include "tests/support/cli.h"
+#include "tests/support/gguf_small.h"
 
 static tmp_dir dir;
 
@@ -118,6 +119,86 @@ static void help_everywhere(void)
     cli(&r, "--version");
     CHECK_INT(r.code, 0);
     CHECK_HAS(r.out, "catflap ");
+}
+
+/* ---- a vocabulary that is not known ---- */
+
+/* A GGUF file whose metadata has letters as tokens, and says of them what `model` and `pre` say. */
+static void letters_write(const char *name, const char *model, const char *pre)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV";
+    char texts[GGUF_SMALL_VOCAB][2];
+    const char *tokens[GGUF_SMALL_VOCAB];
+    gguf_small g = {.rng = {5}};
+    for (int i = 0; i < GGUF_SMALL_VOCAB; i++) {
+        snprintf(texts[i], sizeof texts[i], "%c", letters[i]);
+        tokens[i] = texts[i];
+    }
+    gguf_small_put(&g);
+    gguf_put_string(&g.out, "tokenizer.ggml.model", model);
+    gguf_put_string(&g.out, "tokenizer.ggml.pre", pre);
+    gguf_put_strings(&g.out, "tokenizer.ggml.tokens", tokens, GGUF_SMALL_VOCAB);
+    gguf_put_strings(&g.out, "tokenizer.ggml.merges", NULL, 0);
+    gguf_write(&g.out, tmp_path(&dir, name));
+}
+
+/* What needs no text works on `name`, and gives what the known vocabulary gives; what needs it ends
+ * in a sentence that names `what`. decodes: its tokens can be printed. */
+static void without_text(const char *name, const char *what, bool decodes)
+{
+    static cli_result r, known;
+    const char *d = dir.path;
+    cli(&known, "run %s/known.gguf --ids %s/few --device ref -n 8 %s", d, d,
+        decodes ? "" : "--print-ids");
+    CHECK_INT(known.code, 0);
+    CHECK(strlen(known.out) > 8);
+    cli(&r, "run %s/%s --ids %s/few --device ref -n 8 %s --trace %s/few.csv", d, name, d,
+        decodes ? "" : "--print-ids", d);
+    CHECK_INT(r.code, 0);
+    CHECK_STR(r.out, known.out);
+    cli(&r, "info %s/%s --device ref", d, name);
+    CHECK_INT(r.code, 0);
+    CHECK_HAS(r.out, "a tokenizer that cannot encode (use --ids)");
+    CHECK_HAS(r.err, what);
+    CHECK_HAS(r.err, "token ids (--ids)");
+    cli(&r, "info %s/%s --device ref --json", d, name);
+    CHECK_HAS(r.out, "\"tokenizer\": false");
+    cli(&r, "verify %s/%s", d, name);
+    CHECK_INT(r.code, 0);
+    CHECK_HAS(r.out, "it cannot encode (use --ids)");
+    cli(&r, "tune %s/few.csv --slots 4,6 --model %s/%s --device ref", d, d, name);
+    CHECK_INT(r.code, 0);
+    cli(&r, "bench %s/%s --device ref --contexts 4 -n 2 --samples 1", d, name);
+    CHECK_INT(r.code, 0);
+    cli(&r, "eval %s/%s --ids %s/few --device ref", d, name, d);
+    CHECK_INT(r.code, 0);
+    cli(&r, "pack %s/%s %s/packed.gguf", d, name, d);
+    CHECK_INT(r.code, 0);
+    cli(&r, "run %s/packed.gguf --ids %s/few --device ref -n 8 %s", d, d,
+        decodes ? "" : "--print-ids");
+    CHECK_STR(r.out, known.out);
+    cli(&r, "run %s/%s -p abc --device ref %s", d, name, decodes ? "" : "--print-ids");
+    cli_failed_with(&r, what);
+    CHECK_HAS(r.err, "token ids (--ids)");
+    cli(&r, "eval %s/%s --text %s/few --device ref", d, name, d);
+    cli_failed_with(&r, what);
+    cli(&r, "chat %s/%s --device ref", d, name);
+    cli_failed_with(&r, what);
+    unlink(tmp_path(&dir, "packed.gguf"));
+}
+
+static void an_unknown_vocabulary_refuses_text_only(void)
+{
+    cli_result r;
+    letters_write("known.gguf", "gpt2", "gpt-2");
+    letters_write("pre.gguf", "gpt2", "martian");
+    letters_write("model.gguf", "wordpiece", "gpt-2");
+    tmp_write(tmp_path(&dir, "few"), "1 2 3 40 7", 10);
+    without_text("pre.gguf", "tokenizer.ggml.pre \"martian\" is not known", true);
+    without_text("model.gguf", "tokenizer.ggml.model \"wordpiece\" is not known", false);
+    cli(&r, "run %s/model.gguf --ids %s/few --device ref", dir.path, dir.path);
+    cli_failed_with(&r, "no tokenizer that is known");
+    CHECK_HAS(r.err, "--print-ids");
 }
 
 /* ---- failures ---- */
@@ -407,6 +488,7 @@ int main(void)
         return 77;
     RUN(usage_errors);
     RUN(help_everywhere);
+    RUN(an_unknown_vocabulary_refuses_text_only);
     RUN(failures_say_why);
     RUN(same_ids_at_every_setting);
     RUN(statistics_and_trace);

@@ -466,12 +466,15 @@ static int64_t taken(const tmp_dir *dir, const char *name_part, cf_err *err)
 {
     char name[CF_TOKENIZER_NAME_BYTES];
     cf_tokenizer *tok = NULL;
+    size_t none;
     const cf_tokenizer_place place = {.dir = dir->path, .rules = &cf_tokenizer_rules_known};
     *err = (cf_err){0};
     int rc = cf_tokenizer_open(&place, &tok, name, err);
     int64_t n = rc < 0 ? -2 : tok ? cf_tokenizer_vocab_size(tok) : -1;
     if (n >= 0)
         CHECK_HAS(name, name_part);
+    if (n >= 0 && cf_tokenizer_refusal(tok)) /* which is what encoding says */
+        CHECK_INT(cf_tokenizer_encode(tok, "x", 1, 0, NULL, 0, &none, err), CF_EFORMAT);
     CHECK(cf_tokenizer_exists(&place) == (n != -1));
     cf_tokenizer_close(&tok);
     return n;
@@ -484,8 +487,9 @@ static void first_there_is(void)
     tmp_dir_init(&dir);
     CHECK_INT(taken(&dir, "", &err), -1);
     put_fixture(&dir, FIXTURES "/tiny/kimi-k2/tiktoken.model", "a.tiktoken");
-    CHECK_INT(taken(&dir, "", &err), -2);
-    CHECK_HAS(err.msg, "\"a\" is not known (known are gpt-2, olmo, ");
+    CHECK_INT(taken(&dir, "a.tiktoken", &err), 1400);
+    CHECK_HAS(err.msg, "\"a\" is not known, so no text can be encoded: give token ids (--ids); known "
+                       "are gpt-2, olmo, ");
     put_fixture(&dir, FIXTURES "/tiny/kimi-k2/tiktoken.model", "o200k_base.tiktoken");
     CHECK_INT(taken(&dir, "", &err), -2);
     CHECK_HAS(err.msg, "more than one rank file");

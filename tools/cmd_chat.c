@@ -165,6 +165,8 @@ static int chat_open(chat *c, cf_err *err)
     c->tokenizer = cf_engine_tokenizer(c->engine);
     if (!c->tokenizer)
         return CF_FAIL(err, -EINVAL, "%s has no tokenizer: there is no talking to it", c->model);
+    if (cf_tokenizer_refusal(c->tokenizer))
+        return CF_FAIL(err, CF_EFORMAT, "%s", cf_tokenizer_refusal(c->tokenizer));
     rc = template_open(c, err);
     if (rc < 0)
         return rc;

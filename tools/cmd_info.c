@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "models/family.h"
+#include "runtime/base/log.h"
 #include "tools/inert.h"
 #include "tools/info_memory.h"
 #include "tools/info_pack.h"
@@ -212,10 +213,11 @@ static void roles_count(const cf_model *m, roles *r)
     }
 }
 
-static bool has_tokenizer(const cf_model *m)
+/* memory: NULL when it could not be planned. */
+static bool has_tokenizer(const cf_model *m, const cf_info_memory *memory)
 {
     const cf_tokenizer_place place = cf_model_tokenizer_place(m);
-    return cf_tokenizer_exists(&place);
+    return cf_tokenizer_exists(&place) && !(memory && memory->no_text[0]);
 }
 
 static void role_row(cf_table *t, const char *role, uint64_t tensors, uint64_t bytes,
@@ -290,7 +292,9 @@ static void model_print(const cf_model *m, const roles *r, const cf_info_pack *s
     cf_table_end_row(t);
     cf_table_cell(t, "files");
     cf_table_cell(t, "%u with tensors, %s", cf_catalogue_file_count(m->cat),
-                  has_tokenizer(m) ? "and a tokenizer" : "no tokenizer (use --ids)");
+                  has_tokenizer(m, memory)              ? "and a tokenizer"
+                  : memory && memory->no_text[0] ? "a tokenizer that cannot encode (use --ids)"
+                                                 : "no tokenizer (use --ids)");
     cf_table_end_row(t);
     cf_info_pack_rows(stored, t);
     cf_table_print(t, stdout, 2);
@@ -299,7 +303,7 @@ static void model_print(const cf_model *m, const roles *r, const cf_info_pack *s
     roles_print(m, r, memory);
 }
 
-static json_t *model_json(const cf_model *m, const roles *r)
+static json_t *model_json(const cf_model *m, const roles *r, const cf_info_memory *memory)
 {
     const cf_spec *s = &m->spec;
     json_t *model =
@@ -308,7 +312,8 @@ static json_t *model_json(const cf_model *m, const roles *r)
                   (int)s->layers, "moe_layers", (int)m->n_moe, "experts", (int)s->experts,
                   "zero_experts", (int)s->zero_experts, "top_k", (int)s->top_k, "hidden",
                   (int)s->hidden, "vocab", (int)s->vocab, "ctx_max", (json_int_t)s->ctx_max,
-                  "record_bytes", (json_int_t)r->record_bytes, "tokenizer", has_tokenizer(m));
+                  "record_bytes", (json_int_t)r->record_bytes, "tokenizer",
+                  has_tokenizer(m, memory));
     json_t *bytes =
         json_pack("{s:I, s:I, s:I, s:I, s:s}", "resident", (json_int_t)r->resident_bytes, "experts",
                   (json_int_t)r->expert_bytes, "tables", (json_int_t)r->table_bytes, "left_out",
@@ -343,10 +348,12 @@ static int model_info(const info *o)
     roles_count(m, &r);
     rc = cf_info_memory_make(&memory, m, &o->common.engine, &err);
     bool planned = rc == 0;
+    if (planned && memory.no_text[0])
+        cf_notice("%s", memory.no_text);
     if (planned)
         rc = cf_info_speed_make(&speed, &memory, m, o->drive_gb * 1e9, &err);
     if (o->json && rc == 0) {
-        json_t *value = model_json(m, &r);
+        json_t *value = model_json(m, &r, &memory);
         json_object_set_new(value, "stored", cf_info_pack_json(&stored));
         json_object_set_new(value, "memory", cf_info_memory_json(&memory, m));
         json_object_set_new(value, "prediction", cf_info_speed_json(&speed));

@@ -258,10 +258,10 @@ static int run_open(run *r, cf_err *err)
     if (rc < 0)
         return rc;
     r->tokenizer = cf_engine_tokenizer(r->engine);
-    if (!r->print_ids && !r->tokenizer)
+    if (!r->print_ids && (!r->tokenizer || !cf_tokenizer_vocab_size(r->tokenizer)))
         return CF_FAIL(err, -EINVAL,
-                       "%s has no tokenizer and its text cannot be printed: add --print-ids",
-                       r->model);
+                       "%s has no tokenizer%s and its text cannot be printed: add --print-ids",
+                       r->model, r->tokenizer ? " that is known" : "");
     if (!r->ids_path)
         CF_TRY(prompt_encode(r, err));
     CF_TRY(prompt_check(r, err));

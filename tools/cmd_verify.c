@@ -16,6 +16,7 @@
 #include "gpu/formats.h"
 #include "models/family.h"
 #include "runtime/base/align.h"
+#include "runtime/base/log.h"
 #include "runtime/tokenizer.h"
 #include "storage/gguf.h"
 #include "tools/options.h"
@@ -50,6 +51,7 @@ typedef struct report {
     cf_catalogue *stored;    /* that, where the model's own are parts of them */
     uint64_t finite_tensors, finite_bytes, unclaimed_bytes;
     int32_t tokens; /* of the tokenizer; -1: there is none */
+    bool no_text;   /* it cannot encode */
     bool quiet;
 } report;
 
@@ -178,6 +180,9 @@ static int tokenizer_check(report *r, cf_err *err)
     if (rc < 0 || !tok)
         return rc;
     r->tokens = cf_tokenizer_vocab_size(tok);
+    r->no_text = cf_tokenizer_refusal(tok) != NULL;
+    if (r->no_text)
+        cf_notice("%s", cf_tokenizer_refusal(tok));
     cf_tokenizer_close(&tok);
     if (r->tokens > 0 && (uint32_t)r->tokens > r->model->spec.vocab)
         return CF_FAIL(err, CF_EFORMAT,
@@ -240,7 +245,8 @@ static void report_print(const report *r)
     cf_table_cell(t, "tokenizer");
     cf_table_cell(t, "%d", r->tokens >= 0);
     if (r->tokens >= 0)
-        cf_table_cell(t, "%" PRId32 " ids for a vocabulary of %u", r->tokens, m->spec.vocab);
+        cf_table_cell(t, "%" PRId32 " ids for a vocabulary of %u%s", r->tokens, m->spec.vocab,
+                      r->no_text ? "; it cannot encode (use --ids)" : "");
     else
         cf_table_cell(t, "none: the model runs on token ids (--ids)");
     cf_table_end_row(t);

@@ -31,14 +31,18 @@ static int files_align(const cf_model *model, bool direct, uint32_t *align, cf_e
     return rc;
 }
 
-static int tokenizer_bytes(const cf_model *model, uint64_t *bytes, cf_err *err)
+static int tokenizer_ask(const cf_model *model, uint64_t *bytes, cf_info_memory *out, cf_err *err)
 {
     const cf_tokenizer_place place = cf_model_tokenizer_place(model);
     cf_tokenizer *tok = NULL;
     *bytes = 0;
     int rc = cf_tokenizer_open(&place, &tok, NULL, err);
-    if (rc == 0 && tok)
+    out->no_text[0] = 0;
+    if (rc == 0 && tok) {
+        const char *why = cf_tokenizer_refusal(tok);
         *bytes = cf_tokenizer_memory(tok);
+        snprintf(out->no_text, sizeof out->no_text, "%s", why ? why : "");
+    }
     cf_tokenizer_close(&tok);
     return rc;
 }
@@ -52,7 +56,7 @@ int cf_info_memory_make(cf_info_memory *out, const cf_model *model, const cf_opt
     cf_gpu *gpu = NULL;
     const cf_gpu_options gpu_options = {.threads = options->threads};
     CF_TRY(files_align(model, options->direct, &align, err));
-    CF_TRY(tokenizer_bytes(model, &tokenizer, err));
+    CF_TRY(tokenizer_ask(model, &tokenizer, out, err));
     CF_TRY(cf_gpu_open(&gpu, options->device, &gpu_options, err));
     out->device = *cf_gpu_get_info(gpu);
     out->activations_q8 = options->activations && !strcmp(options->activations, "q8");

@@ -11,6 +11,7 @@
 typedef struct cf_info_memory {
     cf_memory_plan plan;
     bool prefetch;
+    char no_text[sizeof((cf_err *)0)->msg]; /* why the tokenizer cannot encode; empty: it can */
     cf_gpu_info device;
     bool activations_q8; /* asked for; 0 steps: changes nothing */
     uint32_t q8_steps;

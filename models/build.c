@@ -234,6 +234,9 @@ int cf_bind_piece(cf_build *b, uint32_t moe, uint32_t expert, uint32_t piece, ui
     if (p->dtype != s.dtype)
         return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has dtype %s, expert 0 of its layer has %s",
                        b->model->dir, name, cf_format_name(s.dtype), cf_format_name(p->dtype));
+    if (p->scale.rows != s.scale.rows)
+        return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has %s, unlike that of expert 0",
+                       b->model->dir, name, s.scales ? "a scale" : "no scale");
     if (p->scale.format != s.scale.format)
         return CF_FAIL(err, CF_EFORMAT,
                        "%s: the scales of tensor %s have dtype %s, those of expert 0 have %s",

@@ -44,6 +44,8 @@ static bool tensor_word(const cf_gguf_source *s, const char *word, char out[2 * 
                         n->kind == CF_NAME_TABLES || n->kind == CF_NAME_TABLE;
             if (!taken || (full ? *rest != 0 : *rest != '.'))
                 continue;
+            if (strcmp(rest, CF_GGUF_SCALE) == 0)
+                rest = ".scale";
             bool experts = n->kind == CF_NAME_EXPERTS, block = strncmp(n->from, "blk.", 4) == 0;
             uint32_t at = numbers[0];
             if (s->arch->paired)
@@ -129,11 +131,12 @@ static int differences_apply(const cf_gguf_source *s, cf_model *m, cf_err *err)
 {
     for (uint32_t i = 0; i < m->n_ropes && s->arch->adjacent; i++)
         m->ropes[i].layout = CF_ROPE_INTERLEAVED;
-    m->n_skipped += s->n_beyond + s->n_copies;
+    m->n_skipped += s->n_beyond + s->n_copies + s->n_inputs;
     m->skipped_bytes += s->skipped_bytes;
-    const char *what[2] = {s->n_beyond ? "multi-token-prediction blocks" : NULL,
-                           s->n_copies ? "copies of k_b and v_b" : NULL};
-    for (int i = 0; i < 2; i++) {
+    const char *what[3] = {s->n_beyond ? "multi-token-prediction blocks" : NULL,
+                           s->n_copies ? "copies of k_b and v_b" : NULL,
+                           s->n_inputs ? "scales of integer activations" : NULL};
+    for (int i = 0; i < 3; i++) {
         size_t n = strlen(m->skipped_what);
         if (what[i])
             snprintf(m->skipped_what + n, sizeof m->skipped_what - n, "%s%s", n ? ", " : "",

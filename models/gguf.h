@@ -59,6 +59,9 @@ typedef struct cf_gguf_name {
     cf_name_kind kind;
 } cf_gguf_name;
 
+/* What follows the published name of a matrix whose scale is a tensor of its own. */
+#define CF_GGUF_SCALE ".weight_scale_2"
+
 typedef struct cf_gguf_source cf_gguf_source;
 
 enum { CF_GGUF_SETS = 6 };
@@ -93,7 +96,8 @@ struct cf_gguf_source {
     uint32_t n_tables; /* of n-grams */
     json_t *config, *root;
     int64_t divisors;            /* rope_freqs: its index in cat, or -1 */
-    uint32_t n_beyond, n_copies; /* left out: of blocks beyond the model; what is there twice */
+    /* Left out: of blocks beyond the model; what is there twice; scales of 8-bit activations. */
+    uint32_t n_beyond, n_copies, n_inputs;
     uint64_t skipped_bytes;
 };
 

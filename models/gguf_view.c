@@ -2,7 +2,8 @@
  *
  * An alias is a name, a shape and a part of a tensor's bytes. Every tensor of the file becomes
  * aliases, or is counted as left out (blocks beyond the model), or ends in a sentence. The aliases
- * of one tensor never overlap; what they hold is bounded by it. */
+ * of one tensor never overlap, but that gate and up share the scales of a tensor that is both; what
+ * they hold is bounded by it. */
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -251,13 +252,15 @@ static int map_experts(const view *v, const cf_gguf_name *rule)
     return 0;
 }
 
+static const char *const halves[2] = {"blk.ffn_gate_exps", "blk.ffn_up_exps"};
+
 /* The rows of gate, then those of up, in one tensor. */
 static int map_gate_up(const view *v)
 {
     const cf_tensor *t = v->t;
     uint32_t experts = v->s->experts, bias = strcmp(v->name.suffix, ".bias") == 0;
-    const cf_gguf_name *rules[2] = {name_find(v->s->arch, "blk.ffn_gate_exps"),
-                                    name_find(v->s->arch, "blk.ffn_up_exps")};
+    const cf_gguf_name *rules[2] = {name_find(v->s->arch, halves[0]),
+                                    name_find(v->s->arch, halves[1])};
     bool spare = v->s->arch->spare_expert && t->shape[0] == experts + 1ull;
     if (t->n_dims != 3 - bias || (t->shape[0] != experts && !spare) || t->shape[1] % 2)
         return shape_refuse(v, "experts with an even number of rows each");
@@ -267,6 +270,52 @@ static int map_gate_up(const view *v)
             if (rc < 0)
                 return rc;
         }
+    return 0;
+}
+
+static bool is_experts(const cf_gguf_name *rule)
+{
+    return rule->kind == CF_NAME_EXPERTS || rule->kind == CF_NAME_GATE_UP;
+}
+
+/* A matrix, or several, by whose published name a scale goes. */
+static bool is_scaled(const cf_gguf_name *rule)
+{
+    return is_experts(rule) || rule->kind == CF_NAME_WHOLE || rule->kind == CF_NAME_HEADS;
+}
+
+/* The scale of a whole matrix, which is a tensor of its own (NVFP4 has one), or of each expert's. */
+static int map_scale(const view *v, const cf_gguf_name *rule)
+{
+    const cf_tensor *t = v->t;
+    char name[MAX_TEXT], wanted[64];
+    uint32_t numbers[2];
+    bool both = rule->kind == CF_NAME_GATE_UP, alone = v->name.numbered || !is_experts(rule);
+    uint64_t n = alone ? 1 : v->s->experts;
+    bool spare = !alone && v->s->arch->spare_expert && t->shape[0] == n + 1;
+    if (t->n_dims != 1 || (t->shape[0] != n && !spare)) {
+        snprintf(wanted, sizeof wanted, "[%" PRIu64 "]", n);
+        return shape_refuse(v, wanted);
+    }
+    if (t->format != CF_F32)
+        return CF_FAIL(v->err, CF_EFORMAT, "%s: tensor %s has dtype %s, must be F32", v->s->path,
+                       t->name, cf_format_name(t->format));
+    numbers_of(v, numbers);
+    for (uint64_t i = 0; i < n << both; i++) {
+        const cf_gguf_name *to = both ? name_find(v->s->arch, halves[i & 1]) : rule;
+        if (is_experts(rule))
+            numbers[1] = v->name.numbered ? v->name.number : (uint32_t)(i >> both);
+        int rc = alias_print(v, to->to, numbers, false, name);
+        if (rc == 0 && strlen(name) + sizeof CF_GGUF_SCALE >= MAX_TEXT)
+            rc = CF_FAIL(v->err, CF_EFORMAT, "%s: tensor %s: its name is too long", v->s->path,
+                         t->name);
+        if (rc < 0)
+            return rc;
+        memcpy(name + strlen(name), CF_GGUF_SCALE, sizeof CF_GGUF_SCALE);
+        rc = alias_add(v, name, 1, (const uint64_t[1]){1}, (i >> both) * sizeof(float));
+        if (rc < 0)
+            return rc;
+    }
     return 0;
 }
 
@@ -306,13 +355,23 @@ static int tensor_map(const view *v)
         return 0;
     }
     const cf_gguf_name *rule = name_find(s->arch, v->name.stem);
+    bool scale = strcmp(v->name.suffix, ".scale") == 0,
+         input = strcmp(v->name.suffix, ".input_scale") == 0;
     bool known = strcmp(v->name.suffix, ".weight") == 0 || strcmp(v->name.suffix, ".bias") == 0 ||
-                 (rule && rule->kind == CF_NAME_FULL && !v->name.suffix[0]);
+                 (rule && rule->kind == CF_NAME_FULL && !v->name.suffix[0]) ||
+                 (rule && is_scaled(rule) && (scale || input));
     if (rule && v->name.numbered && rule->kind != CF_NAME_EXPERTS && rule->kind != CF_NAME_TABLE)
         rule = NULL;
     if (!rule || !known || t->n_dims < 1)
         return CF_FAIL(v->err, CF_EFORMAT, "%s: tensor %s is unknown to architecture \"%s\"",
                        s->path, t->name, s->arch->name);
+    if (input) { /* for products of integers: activations stay as they are */
+        s->n_inputs++;
+        s->skipped_bytes += t->extent.bytes;
+        return 0;
+    }
+    if (scale)
+        return map_scale(v, rule);
     switch (rule->kind) {
     case CF_NAME_EXPERTS:
         return map_experts(v, rule);

@@ -207,6 +207,24 @@ fail:
     return rc;
 }
 
+/* One scale for the whole matrix. */
+static int whole_scale_take(cf_build *b, const char *name, bool again, cf_stored *out, cf_err *err)
+{
+    const uint64_t one = 1;
+    int rc;
+    CF_TRY(take(b, name, "_scale_2", &one, 1, again, &out->scales, err));
+    CF_TRY(format_demand(b, out->scales, CF_F32, err));
+    uint64_t cols = cf_align_up(out->cols, CF_Q8_GROUP);
+    if (out->rows > UINT32_MAX || cols > UINT32_MAX)
+        return CF_FAIL(err, CF_ELIMIT, "%s: tensor %s is too large for one scale", b->model->dir,
+                       name);
+    out->scale = (cf_scale_def){.format = CF_F32, .rows = (uint32_t)out->rows,
+                                .cols = (uint32_t)cols};
+    return 0;
+fail:
+    return rc;
+}
+
 static int plain_bind(cf_build *b, const char *name, const uint64_t *shape, uint32_t n_dims,
                       bool again, cf_stored *out, cf_err *err)
 {
@@ -223,6 +241,8 @@ static int plain_bind(cf_build *b, const char *name, const uint64_t *shape, uint
                        "%s: tensor %s has dtype %s; known: F32 F16 BF16, GGUF's block formats, and "
                        "matrices in F8_E4M3 with a \"weight_block_size\" in the config",
                        b->model->dir, name, cf_format_name(out->dtype));
+    if (n_dims == 2 && b->model->gguf && find(b, name, "_scale_2") >= 0)
+        return whole_scale_take(b, name, again, out, err);
     return 0;
 }
 

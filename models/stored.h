@@ -1,10 +1,12 @@
 /* How checkpoints store a matrix: plain; FP8 with a scale per block of values; MXFP4 as blocks and
- * scales; 4-bit integers packed in words. Codes and outer scales are separate tensors; whoever
+ * scales; 4-bit integers packed in words; any of GGUF's formats with one scale for all of it (NVFP4
+ * has one). Codes and outer scales are separate tensors; whoever
  * binds a matrix by its name gets both, and need not know which form it is.
  *
  *     name                    plain, or F8_E4M3 beside name_scale_inv [rows / r, cols / c]
  *     name_blocks             U8 [.., rows, cols / 32, 16], name_scales U8 [.., rows, cols / 32]
  *     name_packed             I32 [rows, cols / 8], name_scale [rows, cols / c], name_shape
+ *     name                    of a GGUF file, beside name_scale_2 F32 [1]
  *
  * r and c come from the config's "quantization_config". Untrusted; one thread. */
 #ifndef CF_MODELS_STORED_H

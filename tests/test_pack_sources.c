@@ -19,6 +19,7 @@
 #include "runtime/engine.h"
 #include "storage/safetensors_write.h"
 #include "tests/support/cli.h"
+#include "tests/support/gguf_small.h"
 #include "tests/support/packs.h"
 
 static tmp_dir dir;
@@ -229,6 +230,40 @@ static void gguf_files(void)
         SKIP("there are no GGUF files beside the repository");
 }
 
+/* A matrix in NVFP4, with a scale for it or for each expert's. */
+static void nvfp4_put(gguf_small *g, const char *name, uint32_t n_dims, const uint64_t *shape)
+{
+    char full[100];
+    float scales[GGUF_SMALL_EXPERTS];
+    uint64_t experts = n_dims > 2 ? shape[0] : 1, values = 1;
+    for (uint32_t i = 0; i < n_dims; i++)
+        values *= shape[i];
+    uint64_t bytes = cf_format_row_bytes(CF_NVFP4, values);
+    uint8_t *data = malloc(bytes);
+    must(data != NULL);
+    for (uint64_t i = 0; i < bytes; i++) /* four scales, then codes */
+        data[i] = (uint8_t)(i % 36 < 4 ? 0x20 + cf_rng_below(&g->rng, 32)
+                                       : cf_rng_below(&g->rng, 256));
+    for (uint64_t e = 0; e < experts; e++)
+        scales[e] = (float)(0.05 + 0.1 * cf_rng_unit(&g->rng));
+    snprintf(full, sizeof full, "%s.weight", name);
+    gguf_put_tensor(&g->out, full, CF_NVFP4, n_dims, shape, data, bytes);
+    snprintf(full, sizeof full, "%s.scale", name);
+    if (strcmp(name, "token_embd") != 0)
+        gguf_put_tensor(&g->out, full, CF_F32, 1, &experts, scales, experts * sizeof *scales);
+    free(data);
+}
+
+static void scaled_gguf(void)
+{
+    char path[300];
+    gguf_small g = {.rng = {3}, .matrix = nvfp4_put};
+    snprintf(path, sizeof path, "%s/nvfp4.gguf", dir.path);
+    gguf_small_put(&g);
+    gguf_write(&g.out, path);
+    one_source(path);
+}
+
 /* A vocabulary in the metadata comes along. */
 static void vocabulary(void)
 {
@@ -301,6 +336,7 @@ int main(void)
     RUN(scales_are_said);
     RUN(encoder);
     RUN(gguf_files);
+    RUN(scaled_gguf);
     RUN(vocabulary);
     RUN(streamed_weights_are_checked);
     tmp_dir_finish(&dir);

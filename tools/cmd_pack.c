@@ -35,7 +35,7 @@ static const char pack_help[] =
     "                   TYPE: keep, q8_0, q6_k, q5_k, q4_k, q4_0, iq4_nl, mxfp4, bf16, f16\n"
     "\n"
     "keep loses nothing: formats stay as they are. Matrices whose scales are tensors of their own\n"
-    "(FP8, packed INT4) become f32, which is larger: name a type for them. MXFP4 stays MXFP4.\n"
+    "(FP8, NVFP4, packed INT4) become f32, which is larger: name a type for them. MXFP4 stays MXFP4.\n"
     "\n"
     "  --zstd[=LEVEL]   compress each record (1 to 19, default 3); `catflap info` says whether "
     "that\n"

@@ -8,7 +8,7 @@
 #include "runtime/base/rng.h"
 #include "tests/support/gguf_write.h"
 
-enum { GGUF_SMALL_VOCAB = 48, GGUF_SMALL_EXPERTS = 5 };
+enum { GGUF_SMALL_VOCAB = 94, GGUF_SMALL_EXPERTS = 5 };
 
 typedef struct gguf_small {
     gguf_out out;

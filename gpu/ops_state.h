@@ -39,7 +39,8 @@ typedef struct cf_op_state_gates {
 
 /* Linear attention with a matrix S [d_k, d_v] of state per head, over each run's rows in order:
  *   S = decay[r, h] * S;  u = v[r, h];  u = beta[r, h] * (u - S^T k[r, h'])  if there is a beta
- *   S = S + k[r, h'] u^T;  y[r, h] = S^T q[r, h'],  h' = h / (n_heads / n_k_heads)
+ *   S = S + k[r, h'] u^T;  y[r, h] = S^T q[r, h'],  h' = h / (n_heads / n_k_heads), so that a key head
+ * has neighbours, or h' = h % n_k_heads with k_tiled
  * decay: [n_rows, n_heads], or with decay_stride 0 the same [n_heads] for all rows. Rows of q, k, v
  * are `stride` apart, their heads k_head_stride and v_head_stride. y: [n_rows, n_heads * d_v].
  * state: [n_slots, n_heads, d_k, d_v]. */
@@ -47,6 +48,7 @@ typedef struct cf_op_attn_state {
     cf_span q, k, v, decay, beta, y, state, runs;
     uint32_t n_rows, n_runs, n_slots, n_heads, n_k_heads, d_k, d_v;
     uint32_t stride, k_head_stride, v_head_stride, decay_stride;
+    bool k_tiled;
 } cf_op_attn_state;
 
 /* y[r, h, i] = y[r, h, i] * f(g[r, h, i]), f being silu or sigmoid. */

@@ -64,7 +64,7 @@ typedef struct cf_gguf_name {
 
 typedef struct cf_gguf_source cf_gguf_source;
 
-enum { CF_GGUF_SETS = 6 };
+enum { CF_GGUF_SETS = 7 };
 
 typedef struct cf_gguf_arch {
     const char *name;         /* general.architecture */

@@ -58,6 +58,12 @@ const cf_gguf_key cf_keys_delta[] = {
     {"norms_hold_one", NULL, CF_KEY_TRUE, false, 0},
     {0}};
 
+/* Value heads lie across those of keys; some writers say so. */
+const cf_gguf_key cf_keys_delta_tiled[] = {
+    {"linear_value_heads_tiled", "ssm.v_head_reordered", CF_KEY_BOOL, false, 0},
+    {"linear_value_heads_tiled", NULL, CF_KEY_TRUE, false, 0},
+    {0}};
+
 const cf_gguf_key cf_keys_renormalise[] = {{"norm_topk_prob", NULL, CF_KEY_TRUE, false, 0}, {0}};
 
 const cf_gguf_key cf_keys_olmoe[] = {

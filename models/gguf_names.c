@@ -113,6 +113,12 @@ const cf_gguf_name cf_names_delta[] = {
     {"blk.ssm_out", L "linear_attn.out_proj", CF_NAME_WHOLE},
     {0}};
 
+/* Beta and decay, each by itself. */
+const cf_gguf_name cf_names_delta_gates[] = {
+    {"blk.ssm_beta", L "linear_attn.in_proj_b", CF_NAME_WHOLE},
+    {"blk.ssm_alpha", L "linear_attn.in_proj_a", CF_NAME_WHOLE},
+    {0}};
+
 const cf_gguf_name cf_names_gpt_oss[] = {{"blk.attn_sinks", L "self_attn.sinks", CF_NAME_FULL},
                                          {"blk.ffn_gate_inp", L "mlp.router", CF_NAME_WHOLE},
                                          {0}};

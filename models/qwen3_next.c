@@ -3,7 +3,8 @@
  * output; routed experts beside one behind a sigmoid. What is cached per position belongs to the
  * softmax layers alone; the others carry a state. Qwen3.5 has the text model within another, the delta
  * rule's projections one by one and the experts of a layer fused. GGUF files have 1 + w for w, the
- * gates of the output apart, and -exp(A_log). Multi-token-prediction tensors (mtp.*) are left out. */
+ * gates of the output apart, -exp(A_log), and of Qwen3.5 the value heads in another order: the first
+ * of every key head, then the second. Multi-token-prediction tensors (mtp.*) are left out. */
 #include <math.h>
 #include <string.h>
 
@@ -59,6 +60,7 @@ static int delta_read(cf_build *b, struct delta *d, const cf_decoder *dec, cf_er
     CF_TRY(cf_config_u32(b, "linear_key_head_dim", 1, 512, &a->d_k, err));
     CF_TRY(cf_config_u32(b, "linear_value_head_dim", 1, 4096, &a->d_v, err));
     CF_TRY(cf_config_u32(b, "linear_conv_kernel_dim", 2, 64, &a->taps, err));
+    CF_TRY(cf_config_bool_or(b, "linear_value_heads_tiled", false, &a->k_tiled, err)); /* of GGUF */
     if (a->heads % a->k_heads)
         return CF_FAIL(err, CF_EFORMAT, "%s: %u linear value heads are not divided by %u key heads",
                        b->path, a->heads, a->k_heads);

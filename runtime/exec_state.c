@@ -248,7 +248,8 @@ int exec_attn_delta(cf_exec *x, const cf_step *s, cf_err *err)
                                           .stride = x->model->bufs[d->conv_buf].width,
                                           .k_head_stride = d->d_k,
                                           .v_head_stride = d->d_v,
-                                          .decay_stride = d->heads});
+                                          .decay_stride = d->heads,
+                                          .k_tiled = d->k_tiled});
     exec_recorded(x);
     delta_output(x, d, o);
     exec_barrier(x);

@@ -223,6 +223,7 @@ typedef struct cf_attn_delta_def {
     cf_wid conv, a_log, dt_bias, norm, out; /* conv: channels q, then k, then v */
     uint32_t a_log_at; /* a_log CF_NO_WEIGHT: of the model's constants, one for each head */
     uint32_t k_heads, heads, d_k, d_v, taps;
+    bool k_tiled; /* head h has the keys of head h % k_heads, not of h / (heads / k_heads) */
     float norm_eps, l2_eps;
     uint32_t conv_state, state; /* of the model's states */
     cf_bufid in_buf, gates_buf, conv_buf, decay_buf, beta_buf, o_buf;

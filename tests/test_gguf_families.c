@@ -43,6 +43,16 @@ typedef enum {
     SQUEEZE,  /* [n, 1, m] as [n, m], in F32 */
     QKV,      /* key head by key head q, k, v, z: all q, all k, all v */
     GATES,    /* all z */
+    /* The same with value heads in another order: the first of each key head, then the second. */
+    TILED_QKV,
+    TILED_GATES,
+    TILED_BETA, /* of key head by key head beta, decay: all beta */
+    TILED_RATE, /* all decay */
+    TILED_TAPS,
+    TILED_DECAY,
+    TILED_FLOATS,
+    TILED_COLUMNS,
+    GATE_UP,  /* the experts' gates and ups, which are named alike, in turn on each other */
     KEYS_B,   /* [heads * (nope + v), rank]: each head's first rows, transposed */
     VALUES_B  /* its last rows */
 } action;
@@ -71,7 +81,8 @@ enum {
     PAIRED = 1,    /* two blocks are a layer */
     EVERYWHERE = 2, /* computed otherwise than the published form: on every device */
     PADDED = 4,     /* 128 experts: what the file has no key for follows from that number */
-    NO_JITTER = 8   /* the router's noise has no key: compared with the checkpoint at the default */
+    NO_JITTER = 8,  /* the router's noise has no key: compared with the checkpoint at the default */
+    BEYOND = 16     /* has blocks of multi-token prediction */
 };
 
 #define L "model.layers.%u."
@@ -218,6 +229,8 @@ static const key next_keys[] = {{"ssm.conv_kernel", 'u', "linear_conv_kernel_dim
                                 {"full_attention_interval", 'u', "full_attention_interval"},
                                 {"rope.dimension_count", 'u', "=4"},
                                 {0}};
+static const key beyond_keys[] = {
+    {"block_count", 'u', "=4"}, {"nextn_predict_layers", 'u', "=1"}, {0}};
 static const key longcat_keys[] = {{"block_count", 'u', "=6"},
                                    {"context_length", 'u', "max_position_embeddings"},
                                    {"embedding_length", 'u', "hidden_size"},
@@ -309,19 +322,39 @@ static const name next_names[] = {
     {B "attn_k_norm.weight", L "self_attn.k_norm.weight", ONE_MORE},
     {B "attn_v.weight", L "self_attn.v_proj.weight", COPY},
     {B "attn_output.weight", L "self_attn.o_proj.weight", COPY},
-    {B "ssm_ba.weight", L "linear_attn.in_proj_ba.weight", COPY},
-    {B "ssm_conv1d.weight", L "linear_attn.conv1d.weight", SQUEEZE},
-    {B "ssm_a", L "linear_attn.A_log", DECAY},
-    {B "ssm_dt.bias", L "linear_attn.dt_bias", FLOATS},
-    {B "ssm_norm.weight", L "linear_attn.norm.weight", FLOATS},
-    {B "ssm_out.weight", L "linear_attn.out_proj.weight", COPY},
     {0}};
+#define DELTA_NAMES                                                                                \
+    {B "ssm_ba.weight", L "linear_attn.in_proj_ba.weight", COPY},                                  \
+        {B "ssm_conv1d.weight", L "linear_attn.conv1d.weight", SQUEEZE},                           \
+        {B "ssm_a", L "linear_attn.A_log", DECAY}, {B "ssm_dt.bias", L "linear_attn.dt_bias", FLOATS}, \
+        {B "ssm_norm.weight", L "linear_attn.norm.weight", FLOATS},                                \
+    {                                                                                              \
+        B "ssm_out.weight", L "linear_attn.out_proj.weight", COPY                                  \
+    }
 static const name next_apart[] = {
+    DELTA_NAMES,
     {B "attn_qkv.weight", L "linear_attn.in_proj_qkvz.weight", QKV},
     {B "attn_gate.weight", L "linear_attn.in_proj_qkvz.weight", GATES},
     {0}};
-static const name next_older[] = {{B "ssm_in.weight", L "linear_attn.in_proj_qkvz.weight", COPY},
-                                  {0}};
+static const name next_older[] = {
+    DELTA_NAMES, {B "ssm_in.weight", L "linear_attn.in_proj_qkvz.weight", COPY}, {0}};
+static const name tiled_names[] = {
+    {B "attn_qkv.weight", L "linear_attn.in_proj_qkvz.weight", TILED_QKV},
+    {B "attn_gate.weight", L "linear_attn.in_proj_qkvz.weight", TILED_GATES},
+    {B "ssm_beta.weight", L "linear_attn.in_proj_ba.weight", TILED_BETA},
+    {B "ssm_alpha.weight", L "linear_attn.in_proj_ba.weight", TILED_RATE},
+    {B "ssm_conv1d.weight", L "linear_attn.conv1d.weight", TILED_TAPS},
+    {B "ssm_a", L "linear_attn.A_log", TILED_DECAY},
+    {B "ssm_dt.bias", L "linear_attn.dt_bias", TILED_FLOATS},
+    {B "ssm_norm.weight", L "linear_attn.norm.weight", FLOATS},
+    {B "ssm_out.weight", L "linear_attn.out_proj.weight", TILED_COLUMNS},
+    {B "ffn_gate_inp.weight", L "mlp.gate.weight", FLOATS},
+    {B "ffn_gate_up_exps.weight", L "mlp.experts.%u.gate_proj.weight", GATE_UP},
+    {B "ffn_down_exps.weight", L "mlp.experts.%u.down_proj.weight", STACK},
+    {"blk.3.nextn.eh_proj.weight", "model.layers.2.self_attn.o_proj.weight", COPY},
+    {"blk.3.nextn.enorm.weight", "model.norm.weight", ONE_MORE},
+    {"blk.3.attn_norm.weight", "model.norm.weight", ONE_MORE},
+    {0}};
 static const name v2_names[] = {
     {B "attn_q.weight", L "self_attn.q_proj.weight", COPY},
     {B "attn_kv_a_mqa.weight", L "self_attn.kv_a_proj_with_mqa.weight", COPY},
@@ -462,6 +495,11 @@ static const family families[] = {
      {common_keys, qwen2_keys, next_keys},
      {next_names, next_older, plain_qk, qwen2_names, mlp_names},
      0},
+    {"qwen3_next",
+     "qwen35moe",
+     {beyond_keys, common_keys, qwen2_keys, next_keys},
+     {next_names, plain_qk, qwen2_names, tiled_names},
+     EVERYWHERE | BEYOND},
     {"deepseek_v1",
      "deepseek",
      {common_keys, deepseek_keys},
@@ -487,7 +525,7 @@ static const family families[] = {
      "glm4moe",
      {glm4_keys, common_keys, deepseek_keys},
      {common_names, plain_qk, glm4_names, mlp_names},
-     0},
+     BEYOND},
     {"granitemoe",
      "granitemoe",
      {common_keys, local_keys, granite_keys},
@@ -607,6 +645,53 @@ static uint64_t regroup(bytes *out, const uint8_t *data, const writer *w, size_t
     return rows;
 }
 
+/* Value heads, each `each` bytes, key head by key head: the first of all key heads, then the next. */
+static void tile(const writer *w, uint8_t *heads, size_t each)
+{
+    uint32_t keys = number_of(w->config, "linear_num_key_heads", "");
+    uint32_t per = number_of(w->config, "linear_num_value_heads", "") / keys;
+    uint8_t *copy = malloc(keys * per * each);
+    memcpy(copy, heads, keys * per * each);
+    for (uint32_t i = 0; i < keys * per; i++)
+        memcpy(heads + i * each, copy + (i % keys * per + i / keys) * each, each);
+    free(copy);
+}
+
+/* Parts of the delta rule's layers, with their value heads so. */
+static void tiled(bytes *out, const uint8_t *data, const writer *w, const cf_tensor *t,
+                  uint64_t *shape, action how)
+{
+    uint32_t keys = number_of(w->config, "linear_num_key_heads", "");
+    uint32_t values = number_of(w->config, "linear_num_value_heads", "");
+    uint32_t d_k = number_of(w->config, "linear_key_head_dim", "");
+    uint32_t d_v = number_of(w->config, "linear_value_head_dim", "");
+    size_t row = t->extent.bytes / t->shape[0], at = 0, head = d_v * row;
+    if (how == TILED_QKV || how == TILED_GATES) {
+        shape[0] = regroup(out, data, w, row, how == TILED_QKV ? QKV : GATES);
+        at = how == TILED_QKV ? 2 * keys * d_k * row : 0;
+    } else if (how == TILED_BETA || how == TILED_RATE) {
+        uint32_t per = values / keys;
+        for (uint32_t k = 0; k < keys; k++)
+            put(out, data + (2 * k + (how == TILED_RATE)) * per * row, per * row);
+        shape[0] = values;
+        head = row;
+    } else if (how == TILED_TAPS) {
+        floats(out, data, t, SQUEEZE);
+        row = out->n / t->shape[0];
+        at = 2 * keys * d_k * row;
+        head = d_v * row;
+    } else if (how == TILED_COLUMNS) {
+        put(out, data, t->extent.bytes);
+        for (uint64_t r = 0; r < t->shape[0]; r++)
+            tile(w, out->at + r * row, row / values);
+        return;
+    } else {
+        floats(out, data, t, how == TILED_DECAY ? DECAY : FLOATS);
+        head = sizeof(float);
+    }
+    tile(w, out->at + at, head);
+}
+
 /* Each head's rows of kv_b that make keys, turned, or those that make values. */
 static void kv_b_split(bytes *out, const uint8_t *data, const writer *w, uint64_t *shape,
                        size_t size, action how)
@@ -647,13 +732,16 @@ static void convert(const writer *w, const cf_tensor *t, action how, bytes *out,
     bool second = how == SECOND || how == TURN_SECOND;
     memcpy(shape, t->shape, sizeof t->shape);
     *n_dims = t->n_dims;
-    if (how == COPY || how == EVEN || how == SINGLE || how == STACK || how == VECTOR || how == CUBE)
+    if (how == COPY || how == EVEN || how == SINGLE || how == STACK || how == VECTOR || how == CUBE ||
+        how == GATE_UP)
         put(out, data, t->extent.bytes);
     if (how == PERMUTE_Q || how == PERMUTE_K)
         permute(out, data, a, b * size, how == PERMUTE_Q ? w->heads : w->kv_heads);
     if (how == ONE_MORE || how == DECAY || how == FLOATS || how == SQUEEZE)
         floats(out, data, t, how);
-    if (how == SQUEEZE) {
+    if (how >= TILED_QKV && how <= TILED_COLUMNS)
+        tiled(out, data, w, t, shape, how);
+    if (how == SQUEEZE || how == TILED_TAPS) {
         shape[1] = c;
         *n_dims = 2;
     }
@@ -713,22 +801,37 @@ static const cf_tensor *tensor_find(const writer *w, const char *from, uint32_t 
     return at < 0 ? NULL : cf_catalogue_at(w->cat, (uint32_t)at);
 }
 
+/* Behind an expert's gate its up. */
+static void up_add(const writer *w, const name *n, uint32_t layer, uint32_t expert, bytes *out,
+                   uint64_t *shape)
+{
+    char from[128];
+    uint32_t n_dims;
+    const char *gate = strstr(n->from, "gate_proj");
+    snprintf(from, sizeof from, "%.*sup_proj%s", (int)(gate - n->from), n->from, gate + 9);
+    convert(w, tensor_find(w, from, layer, expert), n->how, out, shape, &n_dims);
+    shape[0] *= 2;
+}
+
 static void name_write(writer *w, const name *n, uint32_t layer)
 {
     char to[256];
-    uint32_t experts = n->how == STACK || n->how == SINGLE ? w->experts : 1;
+    bool stack = n->how == STACK || n->how == GATE_UP;
+    uint32_t experts = stack || n->how == SINGLE ? w->experts : 1;
     bytes out = {0};
     uint64_t shape[CF_MAX_DIMS + 1] = {w->experts};
     uint32_t n_dims = 0;
     const cf_tensor *t = NULL;
     bool pair = w->paired && strncmp(n->to, "blk.", 4) == 0;
-    if (pair && layer % 2 && (n->how == STACK || n->how == EVEN))
+    if (pair && layer % 2 && (stack || n->how == EVEN))
         return;
     for (uint32_t e = 0; e < experts; e++) {
-        uint32_t second = pair && n->how != STACK ? layer % 2 : e;
+        uint32_t second = pair && !stack ? layer % 2 : e;
         if (!(t = tensor_find(w, n->from, pair ? layer / 2 : layer, second)))
             break;
-        convert(w, t, n->how, &out, n->how == STACK ? shape + 1 : shape, &n_dims);
+        convert(w, t, n->how, &out, stack ? shape + 1 : shape, &n_dims);
+        if (n->how == GATE_UP)
+            up_add(w, n, layer, e, &out, shape + 1);
         snprintf(to, sizeof to, "%s", n->to);
         char *mark = strstr(n->to, "%u");
         if (mark) {
@@ -751,10 +854,10 @@ static void name_write(writer *w, const name *n, uint32_t layer)
     if (wide)
         widen(&out);
     bool in_f32 = wide || n->how == ONE_MORE || n->how == DECAY || n->how == FLOATS ||
-                  n->how == SQUEEZE;
+                  n->how == SQUEEZE || n->how == TILED_TAPS || n->how == TILED_DECAY ||
+                  n->how == TILED_FLOATS;
     if (t && n->how != SINGLE)
-        tensor_put(w, to, in_f32 ? CF_F32 : t->format, n->how == STACK ? n_dims + 1 : n_dims, shape,
-                   &out);
+        tensor_put(w, to, in_f32 ? CF_F32 : t->format, stack ? n_dims + 1 : n_dims, shape, &out);
     free(out.at);
 }
 
@@ -950,7 +1053,7 @@ static void family_check(const family *f, const tmp_dir *tmp)
     CHECK_INT(cf_model_open(&m, path, &err), 0);
     CHECK_STR(err.msg, "");
     REQUIRE(m);
-    if (strcmp(f->arch, "glm4moe") == 0) {
+    if (f->flags & BEYOND) {
         CHECK(m->n_skipped > 2 && m->skipped_bytes > 0);
         CHECK_STR(m->skipped_what, "multi-token-prediction blocks");
     } else if (strcmp(f->arch, "longcat-flash-sparse") == 0) {
@@ -1004,8 +1107,11 @@ int main(int argc, char **argv)
     tmp_dir tmp;
     only = argc > 1 ? argv[1] : NULL;
     tmp_dir_init(&tmp);
-    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
-        RUN_NAMED(families[i].fixture, family_check(&families[i], &tmp));
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        char name[80];
+        snprintf(name, sizeof name, "%s as %s", families[i].fixture, families[i].arch);
+        RUN_NAMED(name, family_check(&families[i], &tmp));
+    }
     RUN_NAMED("linear factor", linear_factor(&tmp));
     tmp_dir_finish(&tmp);
     return check_done();

@@ -74,14 +74,15 @@ void ocl_op_attn_state(cf_gpu *gpu, cf_stream stream, const cf_op_attn_state *op
                                .state = op->state.off,
                                .runs = op->runs.off,
                                .n_heads = op->n_heads,
-                               .per_k_head = op->n_heads / op->n_k_heads,
+                               .per_k_head = op->k_tiled ? 1 : op->n_heads / op->n_k_heads,
                                .d_k = op->d_k,
                                .d_v = op->d_v,
                                .stride = op->stride,
                                .k_head_stride = op->k_head_stride,
                                .v_head_stride = op->v_head_stride,
                                .decay_stride = op->decay_stride,
-                               .delta = op->beta.buf != NULL};
+                               .delta = op->beta.buf != NULL,
+                               .n_k_heads = op->n_k_heads};
     const cf_span in[] = {op->q, op->k, op->v, op->decay, op->beta, op->state, op->runs};
     cf_gpu_buf *bufs[] = {op->q.buf,    op->k.buf, op->v.buf,     op->decay.buf,
                           op->beta.buf, op->y.buf, op->state.buf, op->runs.buf};

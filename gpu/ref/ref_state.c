@@ -119,7 +119,7 @@ enum { COLUMNS = 64 }; /* of a state, walked together */
 static void state_row(const cf_op_attn_state *op, uint64_t r, uint64_t h, uint32_t n,
                       uint64_t first, float *s)
 {
-    uint64_t kh = h / (op->n_heads / op->n_k_heads);
+    uint64_t kh = op->k_tiled ? h % op->n_k_heads : h / (op->n_heads / op->n_k_heads);
     uint64_t key_at = r * op->stride + kh * op->k_head_stride;
     const float *q = (const float *)cf_ref_at(op->q) + key_at;
     const float *k = (const float *)cf_ref_at(op->k) + key_at;

@@ -74,7 +74,7 @@ void vk_op_attn_state(cf_gpu *gpu, cf_stream stream, const cf_op_attn_state *op)
         uint64_t q, k, v, decay, beta, y, state, runs;
         uint32_t n_heads, per_k_head, d_v, stride, k_head_stride, v_head_stride, decay_stride;
         uint32_t span, n_span;
-        uint32_t unused;
+        uint32_t n_k_heads;
     } push = {.q = span_address(op->q),
               .k = span_address(op->k),
               .v = span_address(op->v),
@@ -84,13 +84,14 @@ void vk_op_attn_state(cf_gpu *gpu, cf_stream stream, const cf_op_attn_state *op)
               .state = span_address(op->state),
               .runs = span_address(op->runs),
               .n_heads = op->n_heads,
-              .per_k_head = op->n_heads / op->n_k_heads,
+              .per_k_head = op->k_tiled ? 1 : op->n_heads / op->n_k_heads,
               .d_v = op->d_v,
               .stride = op->stride,
               .k_head_stride = op->k_head_stride,
               .v_head_stride = op->v_head_stride,
               .decay_stride = op->decay_stride,
-              .n_span = state_span(vk, op)};
+              .n_span = state_span(vk, op),
+              .n_k_heads = op->n_k_heads};
     uint32_t spec[VK_MAX_SPEC] = {group_size(vk), op->d_k, op->beta.buf != NULL};
     for (uint64_t begin = 0; begin < op->n_rows; begin += push.n_span) {
         if (begin)

@@ -115,6 +115,7 @@ void op_build_attn_state(op_case *c, int i)
     op->d_k = s->d_k;
     op->d_v = s->d_v;
     op->n_slots = 6;
+    op->k_tiled = i / 4 % 2;
     op->k_head_stride = s->d_k + (uint32_t)i % 3;
     op->v_head_stride = s->d_v + (uint32_t)i % 5;
     uint32_t k_width = (s->n_k_heads - 1) * op->k_head_stride + s->d_k;
@@ -142,9 +143,9 @@ void op_build_attn_state(op_case *c, int i)
     uint64_t values = (uint64_t)s->n_heads * s->d_k * s->d_v;
     state_add(c, &op->state, op->n_slots, 1, values, values);
     op_out_add(c, &op->y, (uint64_t)op->n_rows * s->n_heads * s->d_v, OP_F32, OP_OUT);
-    snprintf(c->name, sizeof c->name, "attn_state%s%s heads %u/%u d %u %u rows %u",
-             delta ? " delta" : "", fixed ? " fixed decay" : "", s->n_heads, s->n_k_heads, s->d_k,
-             s->d_v, op->n_rows);
+    snprintf(c->name, sizeof c->name, "attn_state%s%s%s heads %u/%u d %u %u rows %u",
+             delta ? " delta" : "", fixed ? " fixed decay" : "", op->k_tiled ? " tiled" : "",
+             s->n_heads, s->n_k_heads, s->d_k, s->d_v, op->n_rows);
 }
 
 static const uint32_t gate_widths[] = {1, 7, 203, 1000};

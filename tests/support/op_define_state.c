@@ -78,7 +78,8 @@ void define_state_gates(const op_case *c, op_expect *e)
 static void define_state_head(const op_case *c, op_expect *e, const cf_state_run *run, uint32_t h)
 {
     const cf_op_attn_state *op = &c->op.attn_state;
-    uint64_t n = (uint64_t)op->d_k * op->d_v, kh = h / (op->n_heads / op->n_k_heads);
+    uint64_t n = (uint64_t)op->d_k * op->d_v, per = op->n_heads / op->n_k_heads;
+    uint64_t kh = op->k_tiled ? h % op->n_k_heads : h / per;
     double *s = calloc(2 * n, sizeof *s), *mag = s + n;
     if (!s)
         abort();

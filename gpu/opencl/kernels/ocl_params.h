@@ -205,7 +205,7 @@ typedef struct ocl_state_gates_params {
 typedef struct ocl_attn_state_params {
     ocl_u64 units, q, k, v, decay, beta, y, state, runs;
     ocl_u32 n_heads, per_k_head, d_k, d_v, stride, k_head_stride, v_head_stride, decay_stride;
-    ocl_u32 delta, unused;
+    ocl_u32 delta, n_k_heads;
 } ocl_attn_state_params;
 
 typedef struct ocl_index_score_params {

@@ -88,7 +88,8 @@ KERNEL attn_state(bytes_in q, bytes_in k, bytes_in v, bytes_in decay, bytes_in b
     for (GROUP_UNITS(unit, p.units)) {
         const __global uint *run = UINTS(runs, p.runs) + 4 * (unit / p.n_heads);
         uint h = (uint)(unit % p.n_heads);
-        ulong head = (ulong)p.d_k * p.d_v, key_at = (ulong)(h / p.per_k_head) * p.k_head_stride;
+        ulong head = (ulong)p.d_k * p.d_v;
+        ulong key_at = (ulong)(h / p.per_k_head % p.n_k_heads) * p.k_head_stride;
         __global float *to = FLOATS_OUT(state, p.state) + ((ulong)run[3] * p.n_heads + h) * head;
         const __global float *from = NULL;
         if (run[2] != NO_STATE)

@@ -14,7 +14,7 @@ layout(push_constant, std430) uniform Params {
     uint64_t q, k, v, decay, beta, y, state, runs;
     uint n_heads, per_k_head, d_v, stride, k_head_stride, v_head_stride, decay_stride;
     uint span, n_span;
-    uint unused;
+    uint n_k_heads;
 } p;
 
 void main()
@@ -34,7 +34,7 @@ void main()
     else
         for (uint i = 0; i < D_K; i++)
             s[i] = from.v[i * p.d_v + j];
-    uint64_t key_at = uint64_t(h / p.per_k_head) * p.k_head_stride;
+    uint64_t key_at = uint64_t(h / p.per_k_head % p.n_k_heads) * p.k_head_stride;
     uint end = min(run.n_rows, p.span + p.n_span);
     for (uint n = p.span; n < end; n++) {
         uint64_t r = run.first_row + n;

@@ -66,7 +66,8 @@ typedef struct cf_gguf_source cf_gguf_source;
 
 enum { CF_GGUF_SETS = 7 };
 
-typedef struct cf_gguf_arch {
+typedef struct cf_gguf_arch cf_gguf_arch;
+struct cf_gguf_arch {
     const char *name;         /* general.architecture */
     const char *architecture; /* the published class, as families list it; NULL: `finish` says */
     const cf_gguf_key *keys[CF_GGUF_SETS];
@@ -75,12 +76,16 @@ typedef struct cf_gguf_arch {
     const char *rope;    /* the object of rope_theta; NULL: root */
     bool adjacent;       /* q and k are permuted: neighbours are rotated together */
     bool yarn_exact;     /* the published scaling does not round YaRN's range; no key says so */
+    bool never_yarn;     /* converters write YaRN where the release has frequencies as they are */
     bool paired;         /* two blocks make a layer */
     bool partial_rotary; /* rope.dimension_count may be less than a head */
     bool latent;         /* key_length is not that of a head */
     bool spare_expert;   /* expert tensors may have one slice beyond the last expert */
     int (*finish)(cf_gguf_source *s, cf_err *err); /* what tables cannot say */
-} cf_gguf_arch;
+    /* Another of this name, by whether block 0 has this tensor. */
+    const char *variant_has;
+    const cf_gguf_arch *variant;
+};
 
 extern const cf_gguf_arch cf_gguf_archs[];
 extern const uint32_t cf_gguf_arch_count;

@@ -31,6 +31,15 @@
      .spare_expert = spare,                                                                        \
      .finish = cf_gguf_longcat}
 
+/* Grok-2. */
+static const cf_gguf_arch grok_beside = {
+    .name = "grok",
+    .architecture = "Grok1ForCausalLM",
+    .keys = KEYS(cf_keys_common, cf_keys_grouped, cf_keys_grok_beside, cf_keys_grok),
+    .names = NAMES(cf_names_grok_beside, cf_names_common, cf_names_mlp),
+    .never_yarn = true,
+    .finish = cf_gguf_grok_beside};
+
 const cf_gguf_arch cf_gguf_archs[] = {
     {.name = "llama",
      .architecture = "MixtralForCausalLM",
@@ -44,6 +53,12 @@ const cf_gguf_arch cf_gguf_archs[] = {
      .names = NAMES(cf_names_qwen2, cf_names_common, cf_names_mlp),
      .finish = cf_gguf_qwen},
     {.name = "qwen3moe",
+     .architecture = "Qwen3MoeForCausalLM",
+     .keys = KEYS(cf_keys_common, cf_keys_grouped, cf_keys_qwen, cf_keys_renormalise),
+     .names = NAMES(cf_names_common, cf_names_mlp),
+     .finish = cf_gguf_qwen},
+    /* The text of a model that sees: its positions are those of texts. */
+    {.name = "qwen3vlmoe",
      .architecture = "Qwen3MoeForCausalLM",
      .keys = KEYS(cf_keys_common, cf_keys_grouped, cf_keys_qwen, cf_keys_renormalise),
      .names = NAMES(cf_names_common, cf_names_mlp),
@@ -115,7 +130,9 @@ const cf_gguf_arch cf_gguf_archs[] = {
      .architecture = "Grok1ModelForCausalLM",
      .keys = KEYS(cf_keys_common, cf_keys_grouped, cf_keys_grok),
      .names = NAMES(cf_names_grok, cf_names_common),
-     .finish = cf_gguf_grok},
+     .finish = cf_gguf_grok,
+     .variant_has = "ffn_up.weight",
+     .variant = &grok_beside},
     {.name = "llama4",
      .keys = KEYS(cf_keys_common, cf_keys_grouped, cf_keys_llama4),
      .names = NAMES(cf_names_llama4),

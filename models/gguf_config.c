@@ -261,6 +261,8 @@ static int arch_find(cf_gguf_source *s, cf_err *err)
     for (uint32_t i = 0; i < cf_gguf_arch_count; i++)
         if (cf_text_is(name, cf_gguf_archs[i].name)) {
             s->arch = &cf_gguf_archs[i];
+            if (s->arch->variant && cf_source_tensor(s, 0, s->arch->variant_has) >= 0)
+                s->arch = s->arch->variant;
             return 0;
         }
     for (uint32_t i = 0; i < cf_gguf_arch_count; i++) {

@@ -133,6 +133,18 @@ const cf_gguf_key cf_keys_minicpm[] = {
     {"dim_model_base", "logit_scale", CF_KEY_ALIAS, false, 0},
     {0}};
 
+/* With a dense feed-forward beside the experts. */
+const cf_gguf_key cf_keys_grok_beside[] = {
+    {"intermediate_size", "feed_forward_length", CF_KEY_U32, false, 0},
+    {"moe_intermediate_size", "expert_feed_forward_length", CF_KEY_U32, false, 0},
+    {"num_local_experts", "expert_count", CF_KEY_U32, false, 0},
+    {"residual_moe", NULL, CF_KEY_TRUE, false, 0},
+    {"attn_logit_softcapping", "attn_logit_softcapping", CF_KEY_F64, true, 30},
+    {"router_logit_softcapping", "router_logit_softcapping", CF_KEY_F64, true, 30},
+    {"final_logit_softcapping", "final_logit_softcapping", CF_KEY_F64, true, 0},
+    {"attn_temperature_len", "attention.temperature_length", CF_KEY_U32, true, 0},
+    {0}};
+
 const cf_gguf_key cf_keys_grok[] = {
     {"intermediate_size", "expert_feed_forward_length", CF_KEY_U32, true, 0},
     {"intermediate_size", "feed_forward_length", CF_KEY_U32, false, 0},

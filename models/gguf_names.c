@@ -140,6 +140,18 @@ const cf_gguf_name cf_names_grok[] = {
     {"blk.ffn_down_exps", L "moe_block.experts.%u.linear_1", CF_NAME_EXPERTS},
     {0}};
 
+const cf_gguf_name cf_names_grok_beside[] = {
+    {"blk.attn_norm", L "pre_attn_norm", CF_NAME_WHOLE},
+    {"blk.attn_output_norm", L "post_attn_norm", CF_NAME_WHOLE},
+    {"blk.ffn_norm", L "pre_moe_norm", CF_NAME_WHOLE},
+    {"blk.layer_output_norm", L "post_moe_norm", CF_NAME_WHOLE},
+    {"blk.post_ffw_norm", L "post_moe_norm", CF_NAME_WHOLE},
+    {"blk.ffn_gate_inp", L "block_sparse_moe.gate", CF_NAME_WHOLE},
+    {"blk.ffn_gate_exps", L "block_sparse_moe.experts.%u.w1", CF_NAME_EXPERTS},
+    {"blk.ffn_up_exps", L "block_sparse_moe.experts.%u.w3", CF_NAME_EXPERTS},
+    {"blk.ffn_down_exps", L "block_sparse_moe.experts.%u.w2", CF_NAME_EXPERTS},
+    {0}};
+
 #define B "transformer.blocks.%u."
 
 const cf_gguf_name cf_names_dbrx[] = {

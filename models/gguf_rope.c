@@ -5,6 +5,7 @@
 
 #include "models/gguf.h"
 #include "models/stored.h"
+#include "runtime/base/log.h"
 
 static int only_one(const cf_gguf_source *s, const char *key, cf_err *err)
 {
@@ -112,6 +113,11 @@ static int scaling_make(const cf_gguf_source *s, json_t *rope, cf_err *err)
         snprintf(type, sizeof type, "%.*s", text.bytes < 60 ? (int)text.bytes : 60, text.at);
     if (strcmp(type, "none") == 0)
         return 0;
+    if (strcmp(type, "yarn") == 0 && s->arch->never_yarn) {
+        cf_notice("%s: \"%s\" is \"yarn\", the release has \"original\": positions are not scaled",
+                  s->path, full);
+        return 0;
+    }
     if (strcmp(type, "yarn") == 0) {
         json_t *y = json_pack("{s:s}", "rope_type", "yarn");
         if (!y || json_object_set_new(rope, "rope_scaling", y) < 0)

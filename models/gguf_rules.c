@@ -111,6 +111,8 @@ int cf_gguf_deepseek2(cf_gguf_source *s, cf_err *err)
     int rc;
     uint32_t gating, groups = 0;
     CF_TRY(cf_gguf_latent(s, err));
+    CF_TRY(only_zero(s, "attention.temperature_length", err)); /* scores that grow with positions */
+    CF_TRY(only_zero(s, "attention.temperature_scale", err));
     CF_TRY(gating_read(s, GATING_SOFTMAX, &gating, err));
     CF_TRY(cf_source_u32(s, "expert_group_count", &groups, err));
     if (gating == GATING_SIGMOID)
@@ -207,13 +209,34 @@ fail:
     return rc;
 }
 
-/* Grok-2 has a dense feed-forward beside its experts, among other things. */
 int cf_gguf_grok(cf_gguf_source *s, cf_err *err)
 {
     int rc;
     CF_TRY(gating_only(s, GATING_SOFTMAX, err));
     CF_TRY(only_zero(s, "final_logit_softcapping", err));
     CF_TRY(only_zero(s, "attention.temperature_length", err));
+    return 0;
+fail:
+    return rc;
+}
+
+/* A head's scores are scaled as everywhere: no other factor is known. */
+int cf_gguf_grok_beside(cf_gguf_source *s, cf_err *err)
+{
+    int rc;
+    uint32_t head = 0, hidden = 0, heads = 0;
+    double scale = 0;
+    CF_TRY(gating_only(s, GATING_SOFTMAX, err));
+    CF_TRY(cf_source_u32(s, "embedding_length", &hidden, err));
+    CF_TRY(cf_source_u32(s, "attention.head_count", &heads, err));
+    CF_TRY(cf_source_u32(s, "attention.key_length", &head, err));
+    if (!head && heads)
+        head = hidden / heads;
+    CF_TRY(cf_source_f64(s, "attention.output_scale", &scale, err));
+    double known = head ? 1 / sqrt((double)head) : 0;
+    if (rc == 1 && !(fabs(scale - known) <= 1e-5 * known))
+        return CF_FAIL(err, CF_EFORMAT, "%s: \"%s.attention.output_scale\" is %g, only %g is known",
+                       s->path, s->arch->name, scale, known);
     return 0;
 fail:
     return rc;

@@ -162,6 +162,25 @@ static const key grok_keys[] = {{"expert_count", 'u', "num_experts"},
                                 {"attn_logit_softcapping", 'f', "max_attn_value"},
                                 {"router_logit_softcapping", 'f', "=30"},
                                 {0}};
+static const key grok2_keys[] = {{"expert_count", 'u', "num_local_experts"},
+                                 {"feed_forward_length", 'u', "intermediate_size"},
+                                 {"expert_feed_forward_length", 'u', "moe_intermediate_size"},
+                                 {"embedding_scale", 'f', "embedding_multiplier_scale"},
+                                 {"logit_scale", 'f', "output_multiplier_scale"},
+                                 {"attention.output_scale", 'f', "=0.25"},
+                                 {"attn_logit_softcapping", 'f', "attn_logit_softcapping"},
+                                 {"router_logit_softcapping", 'f', "router_logit_softcapping"},
+                                 {"final_logit_softcapping", 'f', "final_logit_softcapping"},
+                                 {"attention.temperature_length", 'u', "attn_temperature_len"},
+                                 /* As the converter writes what the release calls "original". */
+                                 {"rope.scaling.type", 's', "yarn"},
+                                 {"rope.scaling.factor", 'f', "scaling_factor"},
+                                 {"rope.scaling.original_context_length", 'u', "=8192"},
+                                 {"rope.scaling.yarn_ext_factor", 'f', "extrapolation_factor"},
+                                 {"rope.scaling.yarn_attn_factor", 'f', "attn_factor"},
+                                 {"rope.scaling.yarn_beta_fast", 'f', "beta_fast"},
+                                 {"rope.scaling.yarn_beta_slow", 'f', "beta_slow"},
+                                 {0}};
 static const key dbrx_keys[] = {{"block_count", 'u', "n_layers"},
                                 {"context_length", 'u', "max_seq_len"},
                                 {"embedding_length", 'u', "d_model"},
@@ -231,6 +250,7 @@ static const key next_keys[] = {{"ssm.conv_kernel", 'u', "linear_conv_kernel_dim
                                 {0}};
 static const key beyond_keys[] = {
     {"block_count", 'u', "=4"}, {"nextn_predict_layers", 'u', "=1"}, {0}};
+static const key sections_keys[] = {{"n_deepstack_layers", 'u', "=3"}, {0}};
 static const key longcat_keys[] = {{"block_count", 'u', "=6"},
                                    {"context_length", 'u', "max_position_embeddings"},
                                    {"embedding_length", 'u', "hidden_size"},
@@ -395,6 +415,20 @@ static const name grok_names[] = {
     {B "ffn_up_exps.weight", L "moe_block.experts.%u.linear_v.weight", STACK},
     {B "ffn_down_exps.weight", L "moe_block.experts.%u.linear_1.weight", STACK},
     {0}};
+static const name grok2_names[] = {
+    {"token_embd.weight", "model.embed_tokens.weight", COPY},
+    {"output.weight", "lm_head.weight", COPY},
+    {"output_norm.weight", "model.norm.weight", COPY},
+    {B "attn_norm.weight", L "pre_attn_norm.weight", COPY},
+    {B "attn_output_norm.weight", L "post_attn_norm.weight", COPY},
+    {B "ffn_norm.weight", L "pre_moe_norm.weight", COPY},
+    {B "post_ffw_norm.weight", L "post_moe_norm.weight", COPY},
+    {B "attn_v.weight", L "self_attn.v_proj.weight", COPY},
+    {B "attn_output.weight", L "self_attn.o_proj.weight", COPY},
+    {B "ffn_gate.weight", L "mlp.gate_proj.weight", COPY},
+    {B "ffn_up.weight", L "mlp.up_proj.weight", COPY},
+    {B "ffn_down.weight", L "mlp.down_proj.weight", COPY},
+    {0}};
 #define D "transformer.blocks.%u."
 static const name dbrx_names[] = {
     {"token_embd.weight", "transformer.wte.weight", COPY},
@@ -485,6 +519,11 @@ static const family families[] = {
      {common_keys, qwen2_keys},
      {common_names, ffn_norm, plain_qk, qwen2_names, mlp_names},
      0},
+    {"qwen3_moe",
+     "qwen3vlmoe",
+     {sections_keys, common_keys, qwen2_keys},
+     {common_names, ffn_norm, plain_qk, mlp_names},
+     0},
     {"qwen3_next",
      "qwen3next",
      {common_keys, qwen2_keys, next_keys},
@@ -542,6 +581,11 @@ static const family families[] = {
      {common_names, ffn_norm, permuted_qk, minicpm_names},
      0},
     {"grok1", "grok", {grok_keys, common_keys}, {grok_names}, 0},
+    {"grok2",
+     "grok",
+     {grok2_keys, common_keys},
+     {grok2_names, plain_qk, minimax_names},
+     0},
     {"dbrx", "dbrx", {dbrx_keys}, {dbrx_names}, 0},
     {"llama4_scout", "llama4", {common_keys, llama4_keys}, {llama4_names}, 0},
     {"llama4_maverick", "llama4", {padded_keys, common_keys, llama4_keys}, {llama4_names}, PADDED},
@@ -1102,17 +1146,50 @@ static void linear_factor(const tmp_dir *tmp)
     cf_model_free(&m[1]);
 }
 
+/* Keys that would only move numbers, of models that are not known. */
+static void refused(const tmp_dir *tmp)
+{
+    static const key warm[] = {{"attention.temperature_scale", 'f', "=0.1"}, {0}};
+    static const key scaled[] = {{"attention.output_scale", 'f', "=0.5"}, {0}};
+    static const family cases[] = {
+        {"deepseek_v2_lite",
+         "deepseek2",
+         {warm, v2_keys, common_keys, deepseek_keys},
+         {common_names, ffn_norm, v2_names, mlp_names},
+         0},
+        {"grok2",
+         "grok",
+         {scaled, grok2_keys, common_keys},
+         {grok2_names, plain_qk, minimax_names},
+         0}};
+    static const char *const why[] = {
+        "\"deepseek2.attention.temperature_scale\" is 0.1, only 0 is known",
+        "\"grok.attention.output_scale\" is 0.5, only 0.25 is known"};
+    for (int i = 0; i < 2; i++) {
+        char dir[200];
+        cf_err err = {0};
+        cf_model *m = NULL;
+        const char *path = tmp_path(tmp, "refused.gguf");
+        snprintf(dir, sizeof dir, "tests/fixtures/models/%s", cases[i].fixture);
+        file_write(&cases[i], dir, path);
+        CHECK_INT(cf_model_open(&m, path, &err), CF_EFORMAT);
+        CHECK_HAS(err.msg, why[i]);
+        cf_model_free(&m);
+    }
+}
+
 int main(int argc, char **argv)
 {
     tmp_dir tmp;
     only = argc > 1 ? argv[1] : NULL;
     tmp_dir_init(&tmp);
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
-        char name[80];
-        snprintf(name, sizeof name, "%s as %s", families[i].fixture, families[i].arch);
-        RUN_NAMED(name, family_check(&families[i], &tmp));
+        char text[80];
+        snprintf(text, sizeof text, "%s as %s", families[i].fixture, families[i].arch);
+        RUN_NAMED(text, family_check(&families[i], &tmp));
     }
     RUN_NAMED("linear factor", linear_factor(&tmp));
+    RUN_NAMED("refused", refused(&tmp));
     tmp_dir_finish(&tmp);
     return check_done();
 }

@@ -284,7 +284,7 @@ static bool is_scaled(const cf_gguf_name *rule)
     return is_experts(rule) || rule->kind == CF_NAME_WHOLE || rule->kind == CF_NAME_HEADS;
 }
 
-/* The scale of a whole matrix, which is a tensor of its own (NVFP4 has one), or of each expert's. */
+/* The scale of a whole matrix in a tensor of its own (NVFP4 has one), or of each expert's. */
 static int map_scale(const view *v, const cf_gguf_name *rule)
 {
     const cf_tensor *t = v->t;

@@ -33,7 +33,7 @@ int cf_stored_bind(cf_build *b, const char *name, const uint64_t *shape, uint32_
 bool cf_stored_in_blocks(const cf_build *b, const char *name);
 
 /* Where rows [first, first + n) of its matrix-th matrix lie; *scales is set where it has some. Rows
- * that share their outer scales with rows before them are refused. */
+ * of which only some share their outer scales with rows before them are refused. */
 int cf_stored_part(const cf_build *b, const cf_stored *s, uint64_t matrix, uint64_t first,
                    uint64_t n, cf_extent *codes, cf_extent *scales, cf_err *err);
 

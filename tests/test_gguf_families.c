@@ -40,6 +40,8 @@ typedef enum {
     ONE_MORE, /* 1 + w, in F32 */
     DECAY,    /* -exp(w), in F32 */
     FLOATS,   /* in F32 */
+    DOUBLED,  /* 2 w, in F32 */
+    HALF,     /* the scale that goes with it */
     SQUEEZE,  /* [n, 1, m] as [n, m], in F32 */
     QKV,      /* key head by key head q, k, v, z: all q, all k, all v */
     GATES,    /* all z */
@@ -68,7 +70,7 @@ typedef struct key {
     const char *from; /* of the config; "=2": the number */
 } key;
 
-enum { SETS = 5 };
+enum { SETS = 6 };
 
 typedef struct family {
     const char *fixture, *arch;
@@ -343,21 +345,20 @@ static const name next_names[] = {
     {B "attn_v.weight", L "self_attn.v_proj.weight", COPY},
     {B "attn_output.weight", L "self_attn.o_proj.weight", COPY},
     {0}};
-#define DELTA_NAMES                                                                                \
-    {B "ssm_ba.weight", L "linear_attn.in_proj_ba.weight", COPY},                                  \
-        {B "ssm_conv1d.weight", L "linear_attn.conv1d.weight", SQUEEZE},                           \
-        {B "ssm_a", L "linear_attn.A_log", DECAY}, {B "ssm_dt.bias", L "linear_attn.dt_bias", FLOATS}, \
-        {B "ssm_norm.weight", L "linear_attn.norm.weight", FLOATS},                                \
-    {                                                                                              \
-        B "ssm_out.weight", L "linear_attn.out_proj.weight", COPY                                  \
-    }
+static const name next_delta[] = {
+    {B "ssm_ba.weight", L "linear_attn.in_proj_ba.weight", COPY},
+    {B "ssm_conv1d.weight", L "linear_attn.conv1d.weight", SQUEEZE},
+    {B "ssm_a", L "linear_attn.A_log", DECAY},
+    {B "ssm_dt.bias", L "linear_attn.dt_bias", FLOATS},
+    {B "ssm_norm.weight", L "linear_attn.norm.weight", FLOATS},
+    {B "ssm_out.weight", L "linear_attn.out_proj.weight", COPY},
+    {0}};
 static const name next_apart[] = {
-    DELTA_NAMES,
     {B "attn_qkv.weight", L "linear_attn.in_proj_qkvz.weight", QKV},
     {B "attn_gate.weight", L "linear_attn.in_proj_qkvz.weight", GATES},
     {0}};
-static const name next_older[] = {
-    DELTA_NAMES, {B "ssm_in.weight", L "linear_attn.in_proj_qkvz.weight", COPY}, {0}};
+static const name next_older[] = {{B "ssm_in.weight", L "linear_attn.in_proj_qkvz.weight", COPY},
+                                  {0}};
 static const name tiled_names[] = {
     {B "attn_qkv.weight", L "linear_attn.in_proj_qkvz.weight", TILED_QKV},
     {B "attn_gate.weight", L "linear_attn.in_proj_qkvz.weight", TILED_GATES},
@@ -436,7 +437,8 @@ static const name dbrx_names[] = {
     {"output_norm.weight", "transformer.norm_f.weight", COPY},
     {B "attn_norm.weight", D "norm_attn_norm.norm_1.weight", COPY},
     {B "attn_output_norm.weight", D "norm_attn_norm.norm_2.weight", COPY},
-    {B "attn_qkv.weight", D "norm_attn_norm.attn.Wqkv.weight", COPY},
+    {B "attn_qkv.weight", D "norm_attn_norm.attn.Wqkv.weight", DOUBLED},
+    {B "attn_qkv.scale", D "norm_attn_norm.attn.Wqkv.weight", HALF},
     {B "attn_output.weight", D "norm_attn_norm.attn.out_proj.weight", COPY},
     {B "ffn_gate_inp.weight", D "ffn.router.layer.weight", COPY},
     {B "ffn_gate_exps.weight", D "ffn.experts.mlp.w1", CUBE},
@@ -527,12 +529,12 @@ static const family families[] = {
     {"qwen3_next",
      "qwen3next",
      {common_keys, qwen2_keys, next_keys},
-     {next_names, next_apart, plain_qk, qwen2_names, mlp_names},
+     {next_names, next_delta, next_apart, plain_qk, qwen2_names, mlp_names},
      EVERYWHERE},
     {"qwen3_next",
      "qwen3next",
      {common_keys, qwen2_keys, next_keys},
-     {next_names, next_older, plain_qk, qwen2_names, mlp_names},
+     {next_names, next_delta, next_older, plain_qk, qwen2_names, mlp_names},
      0},
     {"qwen3_next",
      "qwen35moe",
@@ -669,7 +671,7 @@ static void floats(bytes *out, const uint8_t *data, const cf_tensor *t, action h
         float v;
         memcpy(word + 4 - size, data + i * size, size);
         memcpy(&v, word, 4);
-        v = how == ONE_MORE ? 1 + v : how == DECAY ? -expf(v) : v;
+        v = how == ONE_MORE ? 1 + v : how == DECAY ? -expf(v) : how == DOUBLED ? 2 * v : v;
         put(out, &v, 4);
     }
 }
@@ -689,7 +691,7 @@ static uint64_t regroup(bytes *out, const uint8_t *data, const writer *w, size_t
     return rows;
 }
 
-/* Value heads, each `each` bytes, key head by key head: the first of all key heads, then the next. */
+/* Value heads of `each` bytes, key head by key head: the first of all key heads, then the next. */
 static void tile(const writer *w, uint8_t *heads, size_t each)
 {
     uint32_t keys = number_of(w->config, "linear_num_key_heads", "");
@@ -776,13 +778,17 @@ static void convert(const writer *w, const cf_tensor *t, action how, bytes *out,
     bool second = how == SECOND || how == TURN_SECOND;
     memcpy(shape, t->shape, sizeof t->shape);
     *n_dims = t->n_dims;
-    if (how == COPY || how == EVEN || how == SINGLE || how == STACK || how == VECTOR || how == CUBE ||
-        how == GATE_UP)
+    if (how == COPY || how == EVEN || how == SINGLE || how == STACK || how == GATE_UP ||
+        how == VECTOR || how == CUBE)
         put(out, data, t->extent.bytes);
     if (how == PERMUTE_Q || how == PERMUTE_K)
         permute(out, data, a, b * size, how == PERMUTE_Q ? w->heads : w->kv_heads);
-    if (how == ONE_MORE || how == DECAY || how == FLOATS || how == SQUEEZE)
+    if (how == ONE_MORE || how == DECAY || how == FLOATS || how == DOUBLED || how == SQUEEZE)
         floats(out, data, t, how);
+    if (how == HALF) {
+        put(out, (const float[1]){0.5f}, sizeof(float));
+        shape[0] = *n_dims = 1;
+    }
     if (how >= TILED_QKV && how <= TILED_COLUMNS)
         tiled(out, data, w, t, shape, how);
     if (how == SQUEEZE || how == TILED_TAPS) {
@@ -897,9 +903,8 @@ static void name_write(writer *w, const name *n, uint32_t layer)
                 (strstr(to, "ffn_down_exps") || strstr(to, "attn_v"));
     if (wide)
         widen(&out);
-    bool in_f32 = wide || n->how == ONE_MORE || n->how == DECAY || n->how == FLOATS ||
-                  n->how == SQUEEZE || n->how == TILED_TAPS || n->how == TILED_DECAY ||
-                  n->how == TILED_FLOATS;
+    bool in_f32 = wide || (n->how >= ONE_MORE && n->how <= SQUEEZE) || n->how == TILED_TAPS ||
+                  n->how == TILED_DECAY || n->how == TILED_FLOATS;
     if (t && n->how != SINGLE)
         tensor_put(w, to, in_f32 ? CF_F32 : t->format, stack ? n_dims + 1 : n_dims, shape, &out);
     free(out.at);

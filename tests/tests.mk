@@ -34,10 +34,10 @@ ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_activations test_badmodel test_barriers test_block_models test_cache \
               test_cache_steps test_chat test_dense test_encoder test_faults test_fetch \
               test_gguf test_gguf_families test_gguf_models test_gguf_scales test_hazard \
-              test_history test_identity \
-              test_index test_io test_jinja test_kv_q8 test_layout test_machine test_models \
-              test_pack test_pack_sources test_policy test_predict test_prefill test_quants \
-              test_regrouped test_residency test_routers test_rows test_safetensors \
+              test_history test_identity test_index test_io test_jinja test_kv_q8 test_layout \
+              test_machine test_models test_pack test_pack_sources test_policy test_predict \
+              test_prefill test_quants test_regrouped test_residency test_routers test_rows \
+              test_safetensors \
               test_safetensors_write test_sampler test_state test_stored test_timeline \
               test_tokenizer test_tokenizer_forms test_tokenizer_parts test_turns test_utf8 \
               test_variants test_window)

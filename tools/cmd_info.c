@@ -292,7 +292,7 @@ static void model_print(const cf_model *m, const roles *r, const cf_info_pack *s
     cf_table_end_row(t);
     cf_table_cell(t, "files");
     cf_table_cell(t, "%u with tensors, %s", cf_catalogue_file_count(m->cat),
-                  has_tokenizer(m, memory)              ? "and a tokenizer"
+                  has_tokenizer(m, memory)       ? "and a tokenizer"
                   : memory && memory->no_text[0] ? "a tokenizer that cannot encode (use --ids)"
                                                  : "no tokenizer (use --ids)");
     cf_table_end_row(t);

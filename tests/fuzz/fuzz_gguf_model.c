@@ -23,8 +23,10 @@ static void extent_check(const cf_extent *e, uint64_t file_bytes)
 
 static void model_check(const cf_model *m, uint64_t file_bytes)
 {
-    for (uint32_t i = 0; i < m->n_weights; i++)
+    for (uint32_t i = 0; i < m->n_weights; i++) {
         extent_check(&m->weights[i].extent, file_bytes);
+        extent_check(&m->weights[i].scale_extent, file_bytes);
+    }
     for (uint32_t i = 0; i < m->n_tables; i++)
         extent_check(&m->tables[i].extent, file_bytes);
     for (uint32_t i = 0; i < m->n_moe; i++)

@@ -29,7 +29,7 @@
  * (F32, F16, BF16 or F8_E8M0, where code e is 2^(e - 127)): the decoded W[o, k] is rounded to
  * float32 after its product with scales[s / scale_rows, k / scale_cols], s = row_first + o *
  * row_step being the stored row. Rows of scales have ceil(cols / scale_cols) elements.
- * FP8 has 128 x 128, MXFP4 in two tensors 1 x 32. scale_cols is a multiple of 32. */
+ * FP8 has 128 x 128, MXFP4 in two tensors 1 x 32, NVFP4 one for all. scale_cols is a multiple of 32. */
 typedef struct cf_weight {
     cf_span span;
     cf_format dtype;

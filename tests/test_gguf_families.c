@@ -84,7 +84,8 @@ enum {
     EVERYWHERE = 2, /* computed otherwise than the published form: on every device */
     PADDED = 4,     /* 128 experts: what the file has no key for follows from that number */
     NO_JITTER = 8,  /* the router's noise has no key: compared with the checkpoint at the default */
-    BEYOND = 16     /* has blocks of multi-token prediction */
+    BEYOND = 16,    /* has blocks of multi-token prediction */
+    GROUPED = 32    /* value heads stay in their order, and a key says so */
 };
 
 #define L "model.layers.%u."
@@ -252,6 +253,7 @@ static const key next_keys[] = {{"ssm.conv_kernel", 'u', "linear_conv_kernel_dim
                                 {0}};
 static const key beyond_keys[] = {
     {"block_count", 'u', "=4"}, {"nextn_predict_layers", 'u', "=1"}, {0}};
+static const key grouped_keys[] = {{"ssm.v_head_reordered", 'b', "=0"}, {0}};
 static const key sections_keys[] = {{"n_deepstack_layers", 'u', "=3"}, {0}};
 static const key longcat_keys[] = {{"block_count", 'u', "=6"},
                                    {"context_length", 'u', "max_position_embeddings"},
@@ -541,6 +543,11 @@ static const family families[] = {
      {beyond_keys, common_keys, qwen2_keys, next_keys},
      {next_names, plain_qk, qwen2_names, tiled_names},
      EVERYWHERE | BEYOND},
+    {"qwen3_next",
+     "qwen35moe",
+     {grouped_keys, beyond_keys, common_keys, qwen2_keys, next_keys},
+     {next_names, plain_qk, qwen2_names, tiled_names},
+     BEYOND | GROUPED},
     {"deepseek_v1",
      "deepseek",
      {common_keys, deepseek_keys},
@@ -616,7 +623,7 @@ typedef struct writer {
     const cf_catalogue *cat;
     const json_t *config;
     uint32_t heads, kv_heads, experts;
-    bool paired, padded;
+    bool paired, padded, grouped;
 } writer;
 
 static void tensor_put(writer *w, const char *to, cf_format f, uint32_t n_dims,
@@ -696,6 +703,8 @@ static void tile(const writer *w, uint8_t *heads, size_t each)
 {
     uint32_t keys = number_of(w->config, "linear_num_key_heads", "");
     uint32_t per = number_of(w->config, "linear_num_value_heads", "") / keys;
+    if (w->grouped)
+        return;
     uint8_t *copy = malloc(keys * per * each);
     memcpy(copy, heads, keys * per * each);
     for (uint32_t i = 0; i < keys * per; i++)
@@ -989,6 +998,7 @@ static void file_write(const family *f, const char *dir, const char *path)
     w.cat = cat;
     w.paired = f->flags & PAIRED;
     w.padded = f->flags & PADDED;
+    w.grouped = f->flags & GROUPED;
     w.config = inner ? inner : config;
     w.heads = number_of(w.config, "num_attention_heads", "n_heads");
     w.kv_heads = number_of(w.config, "num_key_value_heads", "");

@@ -82,7 +82,8 @@ typedef struct cf_engine_info {
 } cf_engine_info;
 
 void cf_engine_get_info(const cf_engine *engine, cf_engine_info *out);
-/* NULL when the model has none. Owned by the engine. */
+/* NULL when the model has none; one that cannot encode says why (cf_tokenizer_refusal). Owned by the
+ * engine. */
 const cf_tokenizer *cf_engine_tokenizer(const cf_engine *engine);
 /* What was opened (runtime/model.h). */
 const struct cf_model *cf_engine_model(const cf_engine *engine);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "models/slices.h"
 #include "models/stored.h"
 
 enum {
@@ -170,23 +171,29 @@ int cf_bind_table(cf_build *b, cf_table_def **out, uint64_t rows, uint32_t cols,
     return 0;
 }
 
+int cf_build_extents(cf_moe_def *d, uint32_t more, uint32_t *first, cf_err *err)
+{
+    uint32_t n = d->n_extents, all = n + more;
+    cf_extent *grown = realloc(d->extents, (size_t)d->experts * all * sizeof *grown);
+    if (!grown)
+        return CF_FAIL(err, -ENOMEM, "out of memory for %u expert records", d->experts);
+    d->extents = grown;
+    for (uint32_t e = d->experts; e-- > 0;) {
+        memmove(&grown[(size_t)e * all], &grown[(size_t)e * n], n * sizeof *grown);
+        memset(&grown[(size_t)e * all + n], 0, more * sizeof *grown);
+    }
+    *first = n;
+    d->n_extents = all;
+    return 0;
+}
+
 /* One more extent for every record of a layer. */
 static int extent_add(cf_moe_def *d, uint32_t *index, cf_err *err)
 {
     uint32_t n = d->n_extents;
     if (n == CF_RECORD_EXTENTS)
         return CF_FAIL(err, -EINVAL, "a record of layer %u has more than %u extents", d->layer, n);
-    cf_extent *grown = realloc(d->extents, (size_t)d->experts * (n + 1) * sizeof *grown);
-    if (!grown)
-        return CF_FAIL(err, -ENOMEM, "out of memory for %u expert records", d->experts);
-    d->extents = grown;
-    for (uint32_t e = d->experts; e-- > 0;) {
-        memmove(&grown[(size_t)e * (n + 1)], &grown[(size_t)e * n], n * sizeof *grown);
-        grown[(size_t)e * (n + 1) + n] = (cf_extent){0};
-    }
-    *index = n;
-    d->n_extents = n + 1;
-    return 0;
+    return cf_build_extents(d, 1, index, err);
 }
 
 /* A piece as it is stored, in new extents. */
@@ -205,6 +212,10 @@ static int piece_place(const cf_build *b, cf_moe_def *d, const cf_piece_def *p, 
                        uint32_t expert, uint64_t matrix, uint64_t first, uint64_t n, cf_err *err)
 {
     cf_extent scales = {0}, *record = &d->extents[(size_t)expert * d->n_extents];
+    if (d->slices.n)
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: tensor %s is whole, others of its layer's experts are in %u slices",
+                       b->model->dir, s->codes->name, d->slices.n);
     int rc = cf_stored_part(b, s, matrix, first, n, &record[p->extent], &scales, err);
     if (p->scale.rows)
         record[p->scale_extent] = scales;
@@ -226,6 +237,9 @@ int cf_bind_piece(cf_build *b, uint32_t moe, uint32_t expert, uint32_t piece, ui
         *p = (cf_piece_def){.dtype = CF_BF16, .rows = rows, .cols = cols};
         return 0;
     }
+    const cf_tensor *sliced = cf_slices_find(b, name);
+    if (sliced)
+        return cf_slices_bind(b, d, expert, p, rows, cols, sliced, err);
     int rc = cf_stored_bind(b, name, shape, 2, false, &s, err);
     if (rc == 0 && expert == 0)
         rc = piece_add(d, &s, p, err);
@@ -298,9 +312,12 @@ void cf_skip_tensors(cf_build *b, bool (*match)(const cf_build *b, const char *n
         bool inside = prefix && strncmp(t->name, b->prefix, prefix) == 0;
         if (b->bound[i] || !match(b, t->name + (inside ? prefix : 0)))
             continue;
+        const cf_extent *parts;
+        uint32_t n_parts = cf_tensor_extents(t, &parts);
         b->bound[i] = 1;
         m->n_skipped++;
-        m->skipped_bytes += t->extent.bytes;
+        for (uint32_t k = 0; k < n_parts; k++)
+            m->skipped_bytes += parts[k].bytes;
     }
     if (m->n_skipped > before) {
         size_t n = strlen(m->skipped_what);

@@ -84,8 +84,9 @@ int cf_bind_table(cf_build *b, cf_table_def **out, uint64_t rows, uint32_t cols,
 int cf_bind_rows(cf_build *b, cf_wid *out, int flags, uint32_t first, uint32_t rows, uint32_t total,
                  uint32_t cols, cf_err *err, const char *name_format, ...)
     __attribute__((format(printf, 9, 10)));
-/* One piece of one expert of model->moe[moe], alone in a tensor [rows, cols]; experts are bound from
- * 0 on, and all must agree in dtype. The record has extents of its own for each piece. */
+/* One piece of one expert of model->moe[moe], alone in a tensor [rows, cols], which may be in slices
+ * (models/slices.h); experts are bound from 0 on, and all must agree in dtype. The record has extents of
+ * its own for each piece. */
 int cf_bind_piece(cf_build *b, uint32_t moe, uint32_t expert, uint32_t piece, uint32_t rows,
                   uint32_t cols, cf_err *err, const char *name_format, ...)
     __attribute__((format(printf, 8, 9)));
@@ -118,6 +119,8 @@ int cf_build_inside(cf_build *b, int (*build)(cf_build *b, cf_err *err), cf_err 
 
 int cf_build_moe(cf_build *b, uint32_t layer, uint32_t experts, uint32_t zero_experts,
                  uint32_t top_k, uint32_t hidden, uint32_t ffn, uint32_t *index, cf_err *err);
+/* `more` extents for every record of a layer, behind those it has; *first: of them. */
+int cf_build_extents(cf_moe_def *d, uint32_t more, uint32_t *first, cf_err *err);
 int cf_build_buf(cf_build *b, const char *name, uint32_t width, cf_bufid *out, cf_err *err);
 /* A recurrent state of rows x width floats a session. */
 int cf_build_state(cf_build *b, uint32_t rows, uint32_t width, uint32_t *out, cf_err *err);

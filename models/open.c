@@ -175,33 +175,6 @@ static int gguf_find(const char *dir, char *path, size_t size, cf_err *err)
     return 1;
 }
 
-/* A release may be cut for the machines that it ran on: files end in "-TP-003.safetensors", and all of
- * them have the same tensors, each a slice. Says so in place of `rc`, what did not fit. */
-static int slices_explain(const char *dir, int rc, cf_err *err)
-{
-    char name[256] = "";
-    DIR *d = opendir(dir);
-    for (struct dirent *entry; d && (entry = readdir(d));) {
-        unsigned slice;
-        int end = 0;
-        const char *mark = strstr(entry->d_name, "-TP-");
-        bool is = mark && sscanf(mark, "-TP-%u.safetensors%n", &slice, &end) == 1 && !mark[end];
-        if (is && (!name[0] || strcmp(entry->d_name, name) < 0))
-            snprintf(name, sizeof name, "%s", entry->d_name);
-    }
-    if (d)
-        closedir(d);
-    if (!name[0])
-        return rc;
-    if (err)
-        *err = (cf_err){0};
-    return CF_FAIL(err, CF_EFORMAT,
-                   "%s: %s and its like hold slices of the same tensors, which are not read; join them "
-                   "into one tensor each first: of every expert, w1 and w3 one below the other, w2 "
-                   "side by side",
-                   dir, name);
-}
-
 static int directory_open(cf_model **out, const char *dir, cf_err *err)
 {
     int rc = 0;
@@ -223,11 +196,7 @@ static int directory_open(cf_model **out, const char *dir, cf_err *err)
         rc = CF_EFORMAT;
         goto fail;
     }
-    rc = cf_safetensors_open(dir, &m->cat, err);
-    if (rc < 0) {
-        rc = slices_explain(dir, rc, err);
-        goto fail;
-    }
+    CF_TRY(cf_safetensors_open(dir, &m->cat, err));
     cf_spec_names(&m->spec, dir, config);
     CF_TRY(cf_model_bind(m, config, path, err));
     *out = m;

@@ -118,6 +118,10 @@ static int take(cf_build *b, const char *name, const char *suffix, const uint64_
     const cf_tensor *t = cf_catalogue_at(b->model->cat, (uint32_t)at);
     if (b->bound[at] && !again)
         return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has two roles", b->model->dir, t->name);
+    if (t->n_slices)
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: tensor %s is in %u slices; only the matrices of single experts are joined",
+                       b->model->dir, t->name, t->n_slices);
     if (t->n_dims != n_dims || memcmp(t->shape, shape, n_dims * sizeof *shape) != 0) {
         char have[128], want[128];
         shape_text(want, sizeof want, shape, n_dims);

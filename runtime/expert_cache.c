@@ -560,10 +560,19 @@ static bool any_packed(const cf_model *model)
     return packed;
 }
 
+/* What joining any record takes. */
+static uint64_t unpack_scratch(const cf_model *model)
+{
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < model->n_moe; i++)
+        most = cf_max_u64(most, cf_slices_scratch(&model->moe[i].slices));
+    return most;
+}
+
 uint64_t cf_cache_memory(const cf_model *model, uint32_t n_slots, uint32_t n_tier)
 {
     uint32_t experts = experts_most(model);
-    return (any_packed(model) ? cf_unpack_memory(0) : 0) +
+    return (any_packed(model) ? cf_unpack_memory(0, unpack_scratch(model)) : 0) +
            n_slots * (uint64_t)(sizeof(struct slot) + 2 * sizeof(struct slot *)) +
            model->n_moe * (uint64_t)sizeof(struct guess_share) +
            2 * CF_ROUTE_MAX_K * sizeof(struct guess) +
@@ -612,7 +621,7 @@ int cf_cache_create(cf_cache **out, const cf_cache_options *options, cf_err *err
     for (uint32_t i = landings; i-- > 0 && !options->slots->shape.in_place;)
         c->free_landings[c->n_free_landings++] = i;
     if (any_packed(options->model))
-        CF_TRY(cf_unpack_create(&c->unpack, 0, err));
+        CF_TRY(cf_unpack_create(&c->unpack, 0, unpack_scratch(options->model), err));
     cf_copier_fns fns = {slot_on_copy_submitted, slot_on_copy_finished, c};
     CF_TRY(cf_copier_create(&c->copier, options->gpu, options->slots, &fns,
                             options->timeline, err));

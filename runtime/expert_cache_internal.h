@@ -73,7 +73,7 @@ struct cf_cache {
     struct slot **at;   /* [n_slots] of the directory's slots */
     cf_residency *residency;
     cf_copier *copier;
-    cf_unpack *unpack; /* NULL: records have no checksums and are not compressed */
+    cf_unpack *unpack; /* NULL: records have no checksums, are not compressed and not in slices */
 
     /* The group, of the engine thread. */
     uint32_t moe, n_entries, n_hits, n_taken, n_started;

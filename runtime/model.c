@@ -128,7 +128,9 @@ uint64_t cf_moe_stored_bytes(const cf_moe_def *moe)
 void cf_moe_layout(const cf_moe_def *moe, uint32_t expert, uint32_t align, cf_layout *out)
 {
     const cf_extent *extents = &moe->extents[(size_t)expert * moe->n_extents];
-    if (moe->unpacked_bytes)
+    if (moe->slices.n)
+        cf_layout_plan_slices(out, extents, &moe->slices, moe->unpacked, align);
+    else if (moe->unpacked_bytes)
         cf_layout_plan_packed(out, extents, moe->unpacked_bytes, moe->unpacked, moe->n_unpacked,
                               align);
     else

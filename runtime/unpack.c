@@ -1,4 +1,4 @@
-/* The workers that check and decode records: see unpack.h.
+/* The workers that check, decode and join records: see unpack.h.
  *
  * Decoding in place is what zstd offers for one frame and one call, given the margin that
  * storage/layout.c leaves; whatever the bytes are, it writes to the record's length at most. */
@@ -17,6 +17,7 @@ struct worker {
     struct cf_unpack *owner;
     pthread_t thread;
     ZSTD_DCtx *context;
+    uint8_t *scratch;
 };
 
 struct cf_unpack {
@@ -35,9 +36,9 @@ static uint32_t threads_resolve(uint32_t threads)
     return n < THREADS_MAX ? n : THREADS_MAX;
 }
 
-uint64_t cf_unpack_memory(uint32_t threads)
+uint64_t cf_unpack_memory(uint32_t threads, uint64_t scratch_bytes)
 {
-    return sizeof(cf_unpack) + threads_resolve(threads) * (uint64_t)CONTEXT_BYTES;
+    return sizeof(cf_unpack) + threads_resolve(threads) * (CONTEXT_BYTES + scratch_bytes);
 }
 
 static int job_check(const cf_unpack_job *job, cf_err *err)
@@ -71,11 +72,13 @@ static int job_decode(ZSTD_DCtx *context, const cf_unpack_job *job, cf_err *err)
     return 0;
 }
 
-static void job_run(ZSTD_DCtx *context, cf_unpack_job *job)
+static void job_run(const struct worker *w, cf_unpack_job *job)
 {
     job->status = job_check(job, &job->err);
-    if (job->status == 0)
-        job->status = job_decode(context, job, &job->err);
+    if (job->status == 0 && job->layout->slices)
+        cf_layout_join(job->layout, job->slab, w->scratch);
+    else if (job->status == 0)
+        job->status = job_decode(w->context, job, &job->err);
 }
 
 static void *worker_main(void *arg)
@@ -94,7 +97,7 @@ static void *worker_main(void *arg)
             u->tail = &u->head;
         pthread_mutex_unlock(&u->lock);
         uint64_t begin = cf_clock_ns();
-        job_run(w->context, job);
+        job_run(w, job);
         uint64_t ns = cf_clock_ns() - begin;
         job->done(job, job->user); /* the job may be pushed again from here on */
         pthread_mutex_lock(&u->lock);
@@ -104,7 +107,21 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-int cf_unpack_create(cf_unpack **out, uint32_t threads, cf_err *err)
+static int worker_start(struct worker *w, uint64_t scratch_bytes)
+{
+    w->context = ZSTD_createDCtx();
+    w->scratch = scratch_bytes ? malloc(scratch_bytes) : NULL;
+    int e = w->context && (w->scratch || !scratch_bytes)
+                ? pthread_create(&w->thread, NULL, worker_main, w)
+                : ENOMEM;
+    if (e) {
+        ZSTD_freeDCtx(w->context);
+        free(w->scratch);
+    }
+    return e;
+}
+
+int cf_unpack_create(cf_unpack **out, uint32_t threads, uint64_t scratch_bytes, cf_err *err)
 {
     int rc = 0;
     cf_unpack *u = calloc(1, sizeof *u);
@@ -115,15 +132,11 @@ int cf_unpack_create(cf_unpack **out, uint32_t threads, cf_err *err)
     u->tail = &u->head;
     uint32_t n = threads_resolve(threads);
     for (uint32_t i = 0; i < n; i++) {
-        struct worker *w = &u->workers[i];
-        w->owner = u;
-        w->context = ZSTD_createDCtx();
-        int e = w->context ? pthread_create(&w->thread, NULL, worker_main, w) : ENOMEM;
-        if (e) {
-            ZSTD_freeDCtx(w->context);
+        u->workers[i].owner = u;
+        int e = worker_start(&u->workers[i], scratch_bytes);
+        if (e)
             CF_TRY(
                 CF_FAIL(err, -e, "cannot start %u threads for unpacking: %s", n, cf_err_name(-e)));
-        }
         u->n_workers++;
     }
     *out = u;
@@ -145,6 +158,7 @@ void cf_unpack_destroy(cf_unpack **unpack)
     for (uint32_t i = 0; i < u->n_workers; i++) {
         pthread_join(u->workers[i].thread, NULL);
         ZSTD_freeDCtx(u->workers[i].context);
+        free(u->workers[i].scratch);
     }
     pthread_cond_destroy(&u->wake);
     pthread_mutex_destroy(&u->lock);

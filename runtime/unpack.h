@@ -1,9 +1,9 @@
-/* Records of packs become what kernels read: worker threads that hold a record against its checksum
- * and decode it inside its slab, where it is compressed.
+/* Records become what kernels read: worker threads that hold a record of a pack against its checksum,
+ * decode it inside its slab, where it is compressed, and join it there, where it is in slices.
  *
  * A job's slab holds what its layout's runs brought; of a compressed record the frame lies where
- * the layout says (storage/layout.h, packed_off), and afterwards the record lies there from the
- * beginning on. A sum that does not hold, or a frame that does not decode to exactly the record's
+ * the layout says (storage/layout.h, packed_off), slices lie where their runs do, and afterwards the
+ * record lies there from the beginning on. A sum that does not hold, or a frame that does not decode to exactly the record's
  * length, fails with a sentence. Jobs end in any order.
  * Threads: push from any thread; done is called on a worker, without locks held. */
 #ifndef CF_RUNTIME_UNPACK_H
@@ -29,11 +29,12 @@ struct cf_unpack_job {
     cf_unpack_job *next; /* private */
 };
 
-/* threads 0: one per processor, at most 16. */
-int cf_unpack_create(cf_unpack **out, uint32_t threads, cf_err *err);
+/* threads 0: one per processor, at most 16. scratch_bytes: the most that joining a record takes
+ * (storage/slices.h); 0: none is in slices. */
+int cf_unpack_create(cf_unpack **out, uint32_t threads, uint64_t scratch_bytes, cf_err *err);
 void cf_unpack_destroy(cf_unpack **unpack); /* finishes what was pushed; accepts NULL */
 void cf_unpack_push(cf_unpack *unpack, cf_unpack_job *job);
 uint64_t cf_unpack_busy_ns(cf_unpack *unpack); /* of all workers together */
-uint64_t cf_unpack_memory(uint32_t threads);   /* host bytes, by estimate */
+uint64_t cf_unpack_memory(uint32_t threads, uint64_t scratch_bytes); /* host bytes, by estimate */
 
 #endif

@@ -44,7 +44,7 @@ struct cf_catalogue {
     uint32_t *table;
     uint32_t table_size; /* a power of two */
     struct chunk *chunks;
-    uint64_t seed, text_bytes;
+    uint64_t seed, text_bytes, slice_bytes;
 };
 
 const char *cf_text_clean(const char *text, char *buf, size_t size)
@@ -86,6 +86,8 @@ void cf_catalogue_close(cf_catalogue **cat)
         free(c->chunks);
         c->chunks = next;
     }
+    for (uint32_t i = 0; i < c->count; i++)
+        free((cf_extent *)(uintptr_t)c->tensors[i].slices);
     free(c->files);
     free(c->tensors);
     free(c->table);
@@ -188,8 +190,18 @@ int cf_catalogue_add(cf_catalogue *c, const cf_tensor *t, cf_err *err)
     char *name = name_store(c, t->name, bytes + 1);
     if (!name)
         return CF_FAIL(err, -ENOMEM, "out of memory for the names of %u tensors", c->count + 1);
+    cf_extent *slices = NULL;
+    size_t slice_bytes = t->n_slices * sizeof *slices;
+    if (slice_bytes) {
+        slices = malloc(slice_bytes);
+        if (!slices)
+            return CF_FAIL(err, -ENOMEM, "out of memory for %u slices", t->n_slices);
+        memcpy(slices, t->slices, slice_bytes);
+        c->slice_bytes += slice_bytes;
+    }
     c->tensors[c->count] = *t;
     c->tensors[c->count].name = name;
+    c->tensors[c->count].slices = slices;
     *slot = ++c->count;
     return 0;
 }
@@ -277,7 +289,13 @@ uint64_t cf_catalogue_file_bytes(const cf_catalogue *c, uint32_t file)
 uint64_t cf_catalogue_memory(const cf_catalogue *c)
 {
     return sizeof *c + c->capacity * sizeof *c->tensors + c->n_files * sizeof *c->files +
-           c->table_size * sizeof *c->table + c->text_bytes;
+           c->table_size * sizeof *c->table + c->text_bytes + c->slice_bytes;
+}
+
+uint32_t cf_tensor_extents(const cf_tensor *t, const cf_extent **list)
+{
+    *list = t->n_slices ? t->slices : &t->extent;
+    return t->n_slices ? t->n_slices : 1;
 }
 
 bool cf_tensor_bytes(const cf_tensor *t, uint64_t *bytes)

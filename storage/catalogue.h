@@ -25,6 +25,10 @@ typedef struct cf_tensor {
     uint32_t n_dims;
     uint64_t shape[CF_MAX_DIMS]; /* outermost first */
     cf_extent extent;
+    /* A tensor that is stored in slices (storage/safetensors_slices.h): format, shape and extent are the
+     * first one's, and all of them, alike, lie here in their order. n_slices 0: it is whole. */
+    uint32_t n_slices;
+    const cf_extent *slices; /* owned by the catalogue */
 } cf_tensor;
 
 typedef struct cf_catalogue cf_catalogue;
@@ -39,6 +43,9 @@ const char *cf_catalogue_path(const cf_catalogue *cat, uint32_t file);
 uint64_t cf_catalogue_file_bytes(const cf_catalogue *cat, uint32_t file);
 /* Bytes of host memory it holds. */
 uint64_t cf_catalogue_memory(const cf_catalogue *cat);
+
+/* Where its bytes lie, all of them: returns how many ranges *list has. */
+uint32_t cf_tensor_extents(const cf_tensor *t, const cf_extent **list);
 
 /* What shape and format take. False where that overflows 64 bits or the innermost dimension is
  * not a whole number of the format's blocks. */

@@ -12,7 +12,7 @@ enum { CF_MAX_NAME_BYTES = 1024, CF_MAX_FILES = 1 << 14 };
 
 int cf_catalogue_create(cf_catalogue **out, cf_err *err);
 int cf_catalogue_add_file(cf_catalogue *cat, const char *path, uint64_t bytes, cf_err *err);
-/* Copies *t and its name; t->extent.file has been added. */
+/* Copies *t, its name and its slices; the files of its extents have been added. */
 int cf_catalogue_add(cf_catalogue *cat, const cf_tensor *t, cf_err *err);
 /* CF_EFORMAT when two of the tensors from index `first` on, all of one file, share a byte. */
 int cf_catalogue_check_overlap(const cf_catalogue *cat, uint32_t first, cf_err *err);

@@ -148,6 +148,52 @@ void cf_layout_plan_packed(cf_layout *l, const cf_extent *extent, uint64_t unpac
     }
 }
 
+void cf_layout_plan_slices(cf_layout *l, const cf_extent *extents, const cf_slices *slices,
+                           const cf_piece *pieces, uint32_t align)
+{
+    const uint32_t n = slices->n * slices->n_cuts;
+    uint64_t end = 0, place = 0;
+    cf_assert(n <= CF_MAX_RUNS && align >= 512 && (align & (align - 1)) == 0);
+    *l = (cf_layout){.n_runs = n, .n_pieces = slices->n_cuts, .slices = slices};
+    for (uint32_t i = 0; i < n; i++) {
+        const cf_extent *e = &extents[i];
+        const cf_piece *p = &pieces[i / slices->n];
+        uint64_t begin = cf_align_down(e->off, align);
+        cf_assert(e->bytes && e->bytes == slices->cuts[i / slices->n].bytes);
+        cf_assert(e->off <= INT64_MAX / 2 && e->bytes <= INT64_MAX / 4 / CF_MAX_RUNS);
+        if (i % slices->n == 0) {
+            cf_assert(p->off >= place && p->off % CF_PIECE_ALIGN == 0);
+            place = p->off;
+        }
+        /* A window holds its slice, so joining only ever moves bytes down, to unread ones never. */
+        cf_assert(place <= end);
+        l->runs[i] = (cf_run){.file = e->file, .head = (uint32_t)(e->off - begin), .file_off = begin,
+                              .bytes = cf_align_up(e->off + e->bytes, align) - begin,
+                              .slab_off = end};
+        end += l->runs[i].bytes;
+        place += e->bytes;
+    }
+    for (uint32_t i = 0; i < slices->n_cuts; i++)
+        l->pieces[i] = (cf_piece){.read_off = pieces[i].off, .off = pieces[i].off,
+                                  .bytes = pieces[i].bytes};
+    l->bytes = end;
+}
+
+void cf_layout_join(const cf_layout *l, uint8_t *slab, uint8_t *scratch)
+{
+    const cf_run *run = l->runs;
+    for (uint32_t i = 0; i < l->n_pieces; i++) {
+        const cf_cut *cut = &l->slices->cuts[i];
+        uint8_t *to = slab + l->pieces[i].off;
+        for (uint32_t k = 0; k < l->slices->n; k++, run++, to += cut->bytes) {
+            const uint8_t *from = slab + run->slab_off + run->head;
+            if (from != to)
+                memmove(to, from, cut->bytes);
+        }
+        cf_slices_turn(cut, l->slices->n, slab + l->pieces[i].off, scratch);
+    }
+}
+
 bool cf_layout_unsettled(const cf_layout *l)
 {
     for (uint32_t i = 0; i < l->n_pieces; i++)

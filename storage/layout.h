@@ -12,11 +12,13 @@
 #define CF_STORAGE_LAYOUT_H
 
 #include "storage/catalogue.h"
+#include "storage/slices.h"
 
-enum { CF_PIECE_ALIGN = 16, CF_MAX_PIECES = 16 };
+enum { CF_PIECE_ALIGN = 16, CF_MAX_PIECES = 16, CF_MAX_RUNS = 24 };
 
 typedef struct cf_run {
     uint32_t file;
+    uint32_t head; /* of a slice: bytes of the window before it */
     uint64_t file_off, bytes, slab_off;
 } cf_run;
 
@@ -27,11 +29,12 @@ typedef struct cf_piece {
 typedef struct cf_layout {
     uint32_t n_runs, n_pieces;
     uint64_t bytes; /* of the slab: a multiple of the alignment; enough before and after settling */
-    cf_run runs[CF_MAX_PIECES];
+    cf_run runs[CF_MAX_RUNS];
     cf_piece pieces[CF_MAX_PIECES]; /* in the order of the extents */
     /* A compressed record: what the one run brings, and the bytes from the slab's beginning on that
      * it becomes; packed_bytes 0: it is not compressed. */
     uint64_t packed_off, packed_bytes, unpacked_bytes;
+    const cf_slices *slices; /* of a record in slices, a run for each; NULL: it is none */
 } cf_layout;
 
 /* n <= CF_MAX_PIECES extents, each of at least one byte; align a power of two >= 512. */
@@ -42,6 +45,15 @@ void cf_layout_plan(cf_layout *out, const cf_extent *extents, uint32_t n, uint32
  * to the slab's beginning never overtakes what it reads: nothing else needs memory. */
 void cf_layout_plan_packed(cf_layout *out, const cf_extent *extent, uint64_t unpacked_bytes,
                            const cf_piece *pieces, uint32_t n, uint32_t align);
+
+/* A record of slices->n_cuts pieces in slices: n extents for each piece, in order. Every slice has a run
+ * of its own (neighbours in a file may read one page twice), and none ends up behind where it was read:
+ * cf_layout_join makes the pieces whole at these offsets, multiples of CF_PIECE_ALIGN that leave room
+ * for all slices. *slices must outlive the layout. */
+void cf_layout_plan_slices(cf_layout *out, const cf_extent *extents, const cf_slices *slices,
+                           const cf_piece *pieces, uint32_t align);
+/* scratch: cf_slices_scratch bytes. */
+void cf_layout_join(const cf_layout *layout, uint8_t *slab, uint8_t *scratch);
 
 /* True when a piece lies elsewhere than it belongs. */
 bool cf_layout_unsettled(const cf_layout *layout);

@@ -17,6 +17,7 @@
 
 #include "runtime/base/align.h"
 #include "storage/catalogue_build.h"
+#include "storage/safetensors_slices.h"
 
 enum {
     HEADER_MAX_BYTES = 100 * 1000 * 1000,
@@ -238,8 +239,7 @@ fail:
     return rc;
 }
 
-/* The header of one shard, as the next file of the catalogue. */
-static int shard_load(cf_catalogue **cat, uint32_t file, const char *path, cf_err *err)
+int cf_safetensors_load(cf_catalogue **cat, uint32_t file, const char *path, cf_err *err)
 {
     uint8_t raw[8];
     uint64_t bytes = 0, header_bytes = 0;
@@ -350,6 +350,15 @@ static int map_check(const char *path, json_t *map, const char *const *shards, u
     return 0;
 }
 
+static bool any_slice(const char *const *shards, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (cf_safetensors_rank(shards[i]) >= 0)
+            return true;
+    return false;
+}
+
+/* 1: it names files of slices, whose place it cannot say; nothing was read. */
 static int index_load(cf_catalogue **cat, const char *dir, const char *path, cf_err *err)
 {
     uint64_t bytes = 0;
@@ -374,11 +383,15 @@ static int index_load(cf_catalogue **cat, const char *dir, const char *path, cf_
     if (!json_is_object(map) || json_object_size(map) == 0)
         CF_TRY(CF_FAIL(err, CF_EFORMAT, "%s: no weight_map, or not an object with entries", path));
     CF_TRY(shards_list(path, map, &shards, &n_shards, err));
+    if (any_slice(shards, n_shards)) {
+        rc = 1;
+        goto fail;
+    }
     for (uint32_t i = 0; i < n_shards; i++) {
         free(shard_path);
         shard_path = path_join(dir, shards[i], err);
         CF_TRY(shard_path ? 0 : -ENOMEM);
-        CF_TRY(shard_load(cat, i, shard_path, err));
+        CF_TRY(cf_safetensors_load(cat, i, shard_path, err));
     }
     CF_TRY(map_check(path, map, shards, n_shards, *cat, err));
 fail:
@@ -390,12 +403,13 @@ fail:
     return rc;
 }
 
-/* model.safetensors, or the only *.safetensors of the directory: its path in *out. */
+/* model.safetensors, or the only *.safetensors of the directory: its path in *out. 1: slices. */
 static int single_find(const char *dir, char **out, cf_err *err)
 {
     static const char suffix[] = ".safetensors";
     char first[256] = "";
     uint32_t count = 0;
+    bool slices = false;
     DIR *d = opendir(dir);
     if (!d)
         return CF_FAIL(err, -errno, "cannot open the directory %s: %s", dir, strerror(errno));
@@ -403,11 +417,13 @@ static int single_find(const char *dir, char **out, cf_err *err)
         size_t n = strlen(e->d_name);
         if (n < sizeof suffix || strcmp(e->d_name + n - (sizeof suffix - 1), suffix) != 0)
             continue;
+        slices |= cf_safetensors_rank(e->d_name) >= 0;
         bool canonical = strcmp(e->d_name, "model.safetensors") == 0;
         if (canonical || !first[0] || strcmp(e->d_name, first) < 0)
             snprintf(first, sizeof first, "%s", e->d_name);
         if (canonical) {
             count = 1;
+            slices = false;
             break;
         }
         count++;
@@ -415,6 +431,8 @@ static int single_find(const char *dir, char **out, cf_err *err)
     closedir(d);
     if (count == 0)
         return CF_FAIL(err, -ENOENT, "%s holds no *.safetensors file", dir);
+    if (slices)
+        return 1;
     if (count > 1)
         return CF_FAIL(err, CF_EFORMAT,
                        "%s holds %u *.safetensors files (%s, ...) but neither " INDEX_NAME
@@ -432,12 +450,14 @@ int cf_safetensors_open(const char *dir, cf_catalogue **out, cf_err *err)
     char *index = path_join(dir, INDEX_NAME, err);
     if (!index)
         return -ENOMEM;
-    if (access(index, F_OK) == 0) {
+    if (access(index, F_OK) == 0)
         CF_TRY(index_load(&cat, dir, index, err));
-    } else {
+    else
         CF_TRY(single_find(dir, &single, err));
-        CF_TRY(shard_load(&cat, 0, single, err));
-    }
+    if (rc == 1)
+        CF_TRY(cf_safetensors_slices_open(&cat, dir, err));
+    else if (single)
+        CF_TRY(cf_safetensors_load(&cat, 0, single, err));
     cf_catalogue_trim(cat);
     *out = cat;
     cat = NULL;

@@ -259,30 +259,8 @@ static void layer_types_refused(void)
     json_decref(config);
 }
 
-/* A release in slices opens in no other way than with a sentence that says what to do. */
-static void slices_are_named(void)
-{
-    static const char header[] = "{\"model.layers.0.block_sparse_moe.experts.0.w1.weight\":{"
-                                 "\"dtype\":\"BF16\",\"shape\":[2,4],\"data_offsets\":[0,16]}}";
-    cf_err err = {0};
-    cf_model *m = NULL;
-    tmp_dir dir;
-    tmp_dir_init(&dir);
-    json_t *config = config_load("tests/fixtures/models/grok2");
-    must(json_dump_file(config, tmp_path(&dir, "config.json"), 0) == 0);
-    json_decref(config);
-    tmp_write_safetensors(tmp_path(&dir, "pytorch_model-00006-TP-000.safetensors"), header, 16);
-    tmp_write_safetensors(tmp_path(&dir, "pytorch_model-00006-TP-001.safetensors"), header, 16);
-    CHECK_INT(cf_model_open(&m, dir.path, &err), CF_EFORMAT);
-    CHECK_HAS(err.msg, "pytorch_model-00006-TP-000.safetensors and its like hold slices");
-    CHECK_HAS(err.msg, "w2 side by side");
-    cf_model_free(&m);
-    tmp_dir_finish(&dir);
-}
-
 int main(void)
 {
-    RUN(slices_are_named);
     RUN(longcat_later_names);
     RUN(longrope_by_context);
     RUN(sharpness_begins_there);

@@ -90,11 +90,14 @@ static int file_check(report *r, uint32_t file, cf_err *err)
     const char *path = cf_catalogue_path(cat, file);
     uint64_t bytes = cf_catalogue_file_bytes(cat, file), claimed = 0, first = bytes;
     for (uint32_t i = 0; i < cf_catalogue_count(cat); i++) {
-        const cf_tensor *t = cf_catalogue_at(cat, i);
-        if (t->extent.file != file)
-            continue;
-        claimed += t->extent.bytes;
-        first = cf_min_u64(first, t->extent.off);
+        const cf_extent *parts;
+        uint32_t n = cf_tensor_extents(cf_catalogue_at(cat, i), &parts);
+        for (uint32_t k = 0; k < n; k++) {
+            if (parts[k].file != file)
+                continue;
+            claimed += parts[k].bytes;
+            first = cf_min_u64(first, parts[k].off);
+        }
     }
     /* Extents do not overlap (the reader's promise), so what is left over is a hole. */
     r->unclaimed_bytes += bytes - first - claimed;
@@ -217,6 +220,15 @@ static int sums_verify(report *r, cf_err *err)
 
 /* ---- the report ---- */
 
+/* Tensors that are stored in slices. */
+static uint64_t sliced_of(const report *r)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < cf_catalogue_count(r->cat); i++)
+        n += cf_catalogue_at(r->cat, i)->n_slices > 0;
+    return n;
+}
+
 static void report_print(const report *r)
 {
     const cf_model *m = r->model;
@@ -230,6 +242,12 @@ static void report_print(const report *r)
     cf_table_cell(t, "%u", cf_catalogue_count(r->cat));
     cf_table_cell(t, "names, types, shapes and offsets are right");
     cf_table_end_row(t);
+    if (sliced_of(r)) {
+        cf_table_cell(t, "in slices");
+        cf_table_cell(t, "%" PRIu64, sliced_of(r));
+        cf_table_cell(t, "all slices are there, alike, and make the whole");
+        cf_table_end_row(t);
+    }
     cf_table_cell(t, "files");
     cf_table_cell(t, "%u", cf_catalogue_file_count(r->cat));
     if (r->unclaimed_bytes)
@@ -267,9 +285,10 @@ static int report_json(const report *r)
 {
     const cf_model *m = r->model;
     return cf_json_print(
-        json_pack("{s:s, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "model", cf_model_path(m), "ok", 1,
-                  "family", m->spec.family, "tensors", (json_int_t)cf_catalogue_count(r->cat),
-                  "files", (json_int_t)cf_catalogue_file_count(r->cat), "unclaimed_bytes",
+        json_pack("{s:s, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "model", cf_model_path(m),
+                  "ok", 1, "family", m->spec.family, "tensors",
+                  (json_int_t)cf_catalogue_count(r->cat), "tensors_in_slices",
+                  (json_int_t)sliced_of(r), "files", (json_int_t)cf_catalogue_file_count(r->cat), "unclaimed_bytes",
                   (json_int_t)r->unclaimed_bytes, "finite_tensors", (json_int_t)r->finite_tensors,
                   "tokenizer_ids", (json_int_t)(r->tokens < 0 ? 0 : r->tokens), "checksums",
                   (json_int_t)sums_of(r)));

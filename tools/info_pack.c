@@ -127,7 +127,7 @@ static int unpack_measure(const cf_model *m, const cf_files *files, double *rate
         CF_TRY(sample_read(g, &g->samples[g->n], m, files, &rng, err));
         held += g->samples[g->n - 1].layout.bytes;
     }
-    CF_TRY(cf_unpack_create(&unpack, 0, err));
+    CF_TRY(cf_unpack_create(&unpack, 0, 0, err));
     while (ns < TIME_NS && rc == 0) {
         ns += round_run(g, unpack);
         for (uint32_t i = 0; i < g->n; i++)
@@ -174,6 +174,8 @@ int cf_info_pack_make(cf_info_pack *p, const cf_model *m, cf_err *err)
     *p = (cf_info_pack){.ratio = 1};
     p->threads = (uint32_t)cf_machine_processors("");
     formats_find(p, m);
+    for (uint32_t i = 0; i < m->n_moe; i++)
+        p->slices = m->moe[i].slices.n > p->slices ? m->moe[i].slices.n : p->slices;
     if (m->pack) {
         p->n_sums = m->pack->sums.n_list;
         p->n_records = m->pack->sums.n_records;
@@ -196,6 +198,14 @@ void cf_info_pack_rows(const cf_info_pack *p, cf_table *t)
     else
         cf_table_cell(t, "%s", p->others);
     cf_table_end_row(t);
+    if (p->slices) {
+        cf_table_cell(t, "slices");
+        cf_table_cell(t,
+                      "each matrix of an expert is in %u of them, joined whenever it is read; catflap "
+                      "pack joins them for good",
+                      p->slices);
+        cf_table_end_row(t);
+    }
     cf_table_cell(t, "integrity");
     if (p->n_sums)
         cf_table_cell(t,
@@ -226,9 +236,10 @@ void cf_info_pack_rows(const cf_info_pack *p, cf_table *t)
 
 json_t *cf_info_pack_json(const cf_info_pack *p)
 {
-    json_t *value = json_pack("{s:s, s:s, s:I, s:I, s:b}", "expert_formats", p->experts,
-                              "other_formats", p->others, "checksums", (json_int_t)p->n_sums,
-                              "record_checksums", (json_int_t)p->n_records, "zstd", p->zstd);
+    json_t *value =
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:b}", "expert_formats", p->experts, "other_formats",
+                  p->others, "slices", (json_int_t)p->slices, "checksums", (json_int_t)p->n_sums,
+                  "record_checksums", (json_int_t)p->n_records, "zstd", p->zstd);
     if (p->zstd)
         json_object_update_new(
             value, json_pack("{s:f, s:f, s:f, s:o}", "ratio", p->ratio, "drive_bytes_per_s",

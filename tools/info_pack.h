@@ -10,6 +10,7 @@
 typedef struct cf_info_pack {
     char experts[160], others[160]; /* formats, the one of most bytes first */
     uint64_t n_sums, n_records;     /* checksums; of records. 0: there are none */
+    uint32_t slices;                /* that each expert's matrix is in; 0: it is whole */
     bool zstd;
     double ratio;             /* stored bytes, padding included, by bytes once unpacked */
     double drive, unpack;     /* measured, bytes per second; 0: could not be */

@@ -40,7 +40,7 @@ struct slot {
 
 /* What one worker computes with. */
 struct scratch {
-    struct buffer extents[CF_RECORD_EXTENTS], unpacked, image, tile;
+    struct buffer extents[CF_RECORD_EXTENTS], unpacked, turn, image, tile;
     ZSTD_CCtx *compress;
     ZSTD_DCtx *decompress;
 };
@@ -116,6 +116,27 @@ static int extent_read(const cf_pack_work *w, const cf_extent *e, struct buffer 
     return rc;
 }
 
+/* A record in slices: each is read to where it belongs. */
+static int slices_read(const cf_pack_work *w, struct scratch *s, const cf_moe_def *moe,
+                       const cf_extent *e, const uint8_t *at[CF_RECORD_EXTENTS], cf_err *err)
+{
+    const cf_slices *cut = &moe->slices;
+    int rc = 0;
+    CF_TRY(buffer_room(&s->unpacked, moe->unpacked_bytes, err));
+    CF_TRY(buffer_room(&s->turn, cf_slices_scratch(cut), err));
+    for (uint32_t i = 0; i < cut->n_cuts; i++) {
+        uint8_t *to = s->unpacked.data + moe->unpacked[i].off;
+        at[i] = to;
+        for (uint32_t k = 0; k < cut->n; k++, e++, to += cut->cuts[i].bytes) {
+            CF_TRY(window_read(w, e->file, e->off, to, e->bytes, err));
+            posix_fadvise(w->fds[e->file], (off_t)e->off, (off_t)e->bytes, POSIX_FADV_DONTNEED);
+        }
+        cf_slices_turn(&cut->cuts[i], cut->n, s->unpacked.data + moe->unpacked[i].off, s->turn.data);
+    }
+fail:
+    return rc;
+}
+
 /* Where the bytes of each extent of a record are, read and unpacked. A record of a pack lies in one
  * piece and has one sum, so it is read in one go. */
 static int record_read(const cf_pack_work *w, struct scratch *s, const cf_moe_def *moe,
@@ -123,6 +144,8 @@ static int record_read(const cf_pack_work *w, struct scratch *s, const cf_moe_de
 {
     const cf_extent *e = &moe->extents[(size_t)expert * moe->n_extents];
     int rc = 0;
+    if (moe->slices.n)
+        return slices_read(w, s, moe, e, at, err);
     if (w->plan->model->pack && moe->n_extents) {
         const uint8_t *base;
         const cf_extent *last = &e[moe->n_extents - 1];
@@ -415,6 +438,7 @@ static void worker_finish(struct worker *one)
     for (int i = 0; i < CF_RECORD_EXTENTS; i++)
         free(s->extents[i].data);
     free(s->unpacked.data);
+    free(s->turn.data);
     free(s->image.data);
     free(s->tile.data);
     ZSTD_freeCCtx(s->compress);

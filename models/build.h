@@ -84,9 +84,9 @@ int cf_bind_table(cf_build *b, cf_table_def **out, uint64_t rows, uint32_t cols,
 int cf_bind_rows(cf_build *b, cf_wid *out, int flags, uint32_t first, uint32_t rows, uint32_t total,
                  uint32_t cols, cf_err *err, const char *name_format, ...)
     __attribute__((format(printf, 9, 10)));
-/* One piece of one expert of model->moe[moe], alone in a tensor [rows, cols], which may be in slices
- * (models/slices.h); experts are bound from 0 on, and all must agree in dtype. The record has extents of
- * its own for each piece. */
+/* One piece of one expert of model->moe[moe], alone in a tensor [rows, cols] that may be in slices
+ * (models/slices.h); experts are bound from 0 on, and all must agree in dtype. The record has
+ * extents of its own for each piece. */
 int cf_bind_piece(cf_build *b, uint32_t moe, uint32_t expert, uint32_t piece, uint32_t rows,
                   uint32_t cols, cf_err *err, const char *name_format, ...)
     __attribute__((format(printf, 8, 9)));

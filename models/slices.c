@@ -1,7 +1,7 @@
 /* Binding experts' matrices in slices: see slices.h.
  *
- * A record's extents are the slices of its first matrix, then those of the second, and so on; unpacked,
- * the matrices lie one behind the other. */
+ * A record's extents are the slices of its first matrix, then those of the second, and so on;
+ * unpacked, the matrices lie one behind the other. */
 #include "models/slices.h"
 
 #include <string.h>
@@ -16,8 +16,8 @@ const cf_tensor *cf_slices_find(const cf_build *b, const char *name)
 }
 
 /* How the slices make a matrix [rows, cols]. */
-static int cut_find(const cf_build *b, const cf_tensor *t, uint32_t rows, uint32_t cols, cf_cut *out,
-                    cf_err *err)
+static int cut_find(const cf_build *b, const cf_tensor *t, uint32_t rows, uint32_t cols,
+                    cf_cut *out, cf_err *err)
 {
     uint32_t n = t->n_slices;
     char shape[200];
@@ -27,11 +27,11 @@ static int cut_find(const cf_build *b, const cf_tensor *t, uint32_t rows, uint32
     out->rows = rows;
     if (t->n_dims == 2 && cols % n == 0 && t->shape[0] == rows && t->shape[1] == cols / n)
         return 0;
-    return CF_FAIL(err, CF_EFORMAT,
-                   "%s: the %u slices of tensor %s, each %s, do not make the [%u, %u] that the config "
-                   "implies, neither one below the other nor side by side",
-                   b->model->dir, n, t->name, cf_tensor_shape_text(t, shape, sizeof shape), rows,
-                   cols);
+    return CF_FAIL(
+        err, CF_EFORMAT,
+        "%s: the %u slices of tensor %s, each %s, do not make the [%u, %u] that the config "
+        "implies, neither one below the other nor side by side",
+        b->model->dir, n, t->name, cf_tensor_shape_text(t, shape, sizeof shape), rows, cols);
 }
 
 /* One more matrix of every record. */
@@ -45,10 +45,11 @@ static int matrix_add(const cf_build *b, cf_moe_def *d, const cf_tensor *t, cons
                        "%s: tensor %s is in %u slices, others of its layer's experts are whole",
                        b->model->dir, t->name, n);
     if (d->n_extents + n > CF_MAX_RUNS)
-        return CF_FAIL(err, CF_ELIMIT,
-                       "%s: with the %u slices of tensor %s an expert is in %u parts, at most %d are "
-                       "read",
-                       b->model->dir, n, t->name, d->n_extents + n, (int)CF_MAX_RUNS);
+        return CF_FAIL(
+            err, CF_ELIMIT,
+            "%s: with the %u slices of tensor %s an expert is in %u parts, at most %d are "
+            "read",
+            b->model->dir, n, t->name, d->n_extents + n, (int)CF_MAX_RUNS);
     int rc = cf_build_extents(d, n, &first, err);
     if (rc < 0)
         return rc;
@@ -78,10 +79,11 @@ int cf_slices_bind(cf_build *b, cf_moe_def *d, uint32_t expert, cf_piece_def *p,
         CF_TRY(matrix_add(b, d, t, &cut, p, err));
     }
     if (!d->slices.n || p->dtype != t->format || cut.rows != d->slices.cuts[p->extent].rows)
-        CF_TRY(CF_FAIL(err, CF_EFORMAT,
-                       "%s: tensor %s is in %u slices of %s, %s, other than expert 0's of its layer",
-                       b->model->dir, t->name, t->n_slices, cut.rows ? "columns" : "rows",
-                       cf_format_name(t->format)));
+        CF_TRY(
+            CF_FAIL(err, CF_EFORMAT,
+                    "%s: tensor %s is in %u slices of %s, %s, other than expert 0's of its layer",
+                    b->model->dir, t->name, t->n_slices, cut.rows ? "columns" : "rows",
+                    cf_format_name(t->format)));
     memcpy(&d->extents[(size_t)expert * d->n_extents + p->extent * t->n_slices], t->slices,
            t->n_slices * sizeof *t->slices);
     b->bound[at] = 1;

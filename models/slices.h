@@ -1,8 +1,8 @@
 /* Experts' matrices that are stored in slices (storage/safetensors_slices.h).
  *
- * The config says what shape a matrix has; n slices of [rows / n, cols] are its rows, n of [rows, cols / n]
- * its columns. Anything else is refused, as are outer scales, and layers of which some matrices are in
- * slices and others not. Untrusted; one thread. */
+ * The config says what shape a matrix has; n slices of [rows / n, cols] are its rows, n of [rows,
+ * cols / n] its columns. Anything else is refused, as are outer scales, and layers of which some
+ * matrices are in slices and others not. Untrusted; one thread. */
 #ifndef CF_MODELS_SLICES_H
 #define CF_MODELS_SLICES_H
 

@@ -120,7 +120,8 @@ static int take(cf_build *b, const char *name, const char *suffix, const uint64_
         return CF_FAIL(err, CF_EFORMAT, "%s: tensor %s has two roles", b->model->dir, t->name);
     if (t->n_slices)
         return CF_FAIL(err, CF_EFORMAT,
-                       "%s: tensor %s is in %u slices; only the matrices of single experts are joined",
+                       "%s: tensor %s is in %u slices; only the matrices of single experts are "
+                       "joined",
                        b->model->dir, t->name, t->n_slices);
     if (t->n_dims != n_dims || memcmp(t->shape, shape, n_dims * sizeof *shape) != 0) {
         char have[128], want[128];

@@ -76,13 +76,13 @@ typedef struct cf_moe_def {
     cf_piece_def pieces[CF_EXPERT_PIECES], biases[CF_EXPERT_PIECES];
     uint32_t n_extents; /* of a record; at most CF_RECORD_EXTENTS, unless in slices */
     cf_extent *extents; /* [experts][n_extents] */
-    /* > 0: a record is stored in another form than it is computed with: compressed, as one extent
-     * (n_extents 1), or in slices. Unpacked it has so many bytes, and its extents, which the pieces name,
-     * lie there. */
+    /* > 0: a record is not stored as it is computed with: compressed, as one extent (n_extents 1),
+     * or in slices. Unpacked it has so many bytes, and its extents, which the pieces name, lie
+     * there. */
     uint64_t unpacked_bytes;
     uint32_t n_unpacked;
     cf_piece unpacked[CF_RECORD_EXTENTS];
-    cf_slices slices; /* n > 0: for each unpacked piece in turn, n extents; at most CF_MAX_RUNS */
+    cf_slices slices; /* n > 0: of each unpacked piece in turn n extents, CF_MAX_RUNS at most */
 } cf_moe_def;
 
 /* How a record is read. */

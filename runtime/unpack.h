@@ -1,10 +1,11 @@
-/* Records become what kernels read: worker threads that hold a record of a pack against its checksum,
- * decode it inside its slab, where it is compressed, and join it there, where it is in slices.
+/* Records become what kernels read: worker threads that hold a record of a pack against its
+ * checksum, decode it inside its slab, where it is compressed, and join it there, where it is in
+ * slices.
  *
  * A job's slab holds what its layout's runs brought; of a compressed record the frame lies where
- * the layout says (storage/layout.h, packed_off), slices lie where their runs do, and afterwards the
- * record lies there from the beginning on. A sum that does not hold, or a frame that does not decode to exactly the record's
- * length, fails with a sentence. Jobs end in any order.
+ * the layout says (storage/layout.h, packed_off), slices lie where their runs do, and afterwards
+ * the record lies there from the beginning on. A sum that does not hold, or a frame that does not
+ * decode to exactly the record's length, fails with a sentence. Jobs end in any order.
  * Threads: push from any thread; done is called on a worker, without locks held. */
 #ifndef CF_RUNTIME_UNPACK_H
 #define CF_RUNTIME_UNPACK_H

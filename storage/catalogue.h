@@ -25,8 +25,8 @@ typedef struct cf_tensor {
     uint32_t n_dims;
     uint64_t shape[CF_MAX_DIMS]; /* outermost first */
     cf_extent extent;
-    /* A tensor that is stored in slices (storage/safetensors_slices.h): format, shape and extent are the
-     * first one's, and all of them, alike, lie here in their order. n_slices 0: it is whole. */
+    /* A tensor that is stored in slices (storage/safetensors_slices.h): format, shape and extent
+     * are the first one's, and all of them, alike, lie here in order. n_slices 0: it is whole. */
     uint32_t n_slices;
     const cf_extent *slices; /* owned by the catalogue */
 } cf_tensor;

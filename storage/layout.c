@@ -167,9 +167,9 @@ void cf_layout_plan_slices(cf_layout *l, const cf_extent *extents, const cf_slic
         }
         /* A window holds its slice, so joining only ever moves bytes down, to unread ones never. */
         cf_assert(place <= end);
-        l->runs[i] = (cf_run){.file = e->file, .head = (uint32_t)(e->off - begin), .file_off = begin,
-                              .bytes = cf_align_up(e->off + e->bytes, align) - begin,
-                              .slab_off = end};
+        l->runs[i] = (cf_run){.file = e->file, .head = (uint32_t)(e->off - begin),
+                              .file_off = begin, .slab_off = end,
+                              .bytes = cf_align_up(e->off + e->bytes, align) - begin};
         end += l->runs[i].bytes;
         place += e->bytes;
     }

@@ -46,13 +46,13 @@ void cf_layout_plan(cf_layout *out, const cf_extent *extents, uint32_t n, uint32
 void cf_layout_plan_packed(cf_layout *out, const cf_extent *extent, uint64_t unpacked_bytes,
                            const cf_piece *pieces, uint32_t n, uint32_t align);
 
-/* A record of slices->n_cuts pieces in slices: n extents for each piece, in order. Every slice has a run
- * of its own (neighbours in a file may read one page twice), and none ends up behind where it was read:
- * cf_layout_join makes the pieces whole at these offsets, multiples of CF_PIECE_ALIGN that leave room
- * for all slices. *slices must outlive the layout. */
+/* A record of slices->n_cuts pieces in slices: n extents for each piece, in order, at most
+ * CF_MAX_RUNS. Every slice has a run of its own (of neighbours in a file one page may be read
+ * twice), so that none belongs behind where it was read; cf_layout_join makes the pieces whole at
+ * these offsets, multiples of CF_PIECE_ALIGN, one behind the other. *slices outlives the layout. */
 void cf_layout_plan_slices(cf_layout *out, const cf_extent *extents, const cf_slices *slices,
                            const cf_piece *pieces, uint32_t align);
-/* scratch: cf_slices_scratch bytes. */
+/* After the reads; scratch: cf_slices_scratch bytes. */
 void cf_layout_join(const cf_layout *layout, uint8_t *slab, uint8_t *scratch);
 
 /* True when a piece lies elsewhere than it belongs. */

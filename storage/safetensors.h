@@ -7,8 +7,8 @@
  * CF_MAX_DIMS dimensions and 2^20 tensors a file. With model.safetensors.index.json: every shard
  * that weight_map names exists and holds the tensors said to be in it; shard names must be plain
  * file names. Without it: model.safetensors, or slices (storage/safetensors_slices.h), or the only
- * *.safetensors there is. An index that names files of slices gives way to them: a name has one place in
- * it, and as many as there are slices.
+ * *.safetensors there is. An index that names files of slices gives way to them: it has one place
+ * for a name, slices have several.
  * Errors name the file and the number. Reads headers only (buffered pread). */
 #ifndef CF_STORAGE_SAFETENSORS_H
 #define CF_STORAGE_SAFETENSORS_H

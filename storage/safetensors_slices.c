@@ -1,7 +1,7 @@
 /* Tensors in slices: see safetensors_slices.h.
  *
- * Each rank gets a catalogue of its own, by the same reader and with the same checks as any file; then
- * the ranks are laid side by side. Names are untrusted, and cleaned in messages. */
+ * Each rank gets a catalogue of its own, by the same reader and with the same checks as any file;
+ * then the ranks are laid side by side. Names are untrusted, and cleaned in messages. */
 #include "storage/safetensors_slices.h"
 
 #include <dirent.h>
@@ -30,7 +30,8 @@ int cf_safetensors_rank(const char *name)
     return (int)strtol(at, NULL, 10);
 }
 
-/* The catalogues of the ranks and of what is common; their files are numbered one after the other. */
+/* The catalogues of the ranks and of what is common; their files are numbered one after the other.
+ */
 struct parts {
     cf_catalogue *cat[PARTS]; /* NULL: there is none */
     uint32_t first_file[PARTS];
@@ -80,7 +81,8 @@ static int names_list(const char *dir, char ***out, uint32_t *count, cf_err *err
         names_free(names, n);
         return rc;
     }
-    qsort(names, n, sizeof *names, name_order);
+    if (n)
+        qsort(names, n, sizeof *names, name_order);
     *out = names;
     *count = n;
     return 0;
@@ -151,9 +153,8 @@ static int slice_find(const struct parts *p, const cf_tensor *t, uint32_t r, con
     if (s->format == t->format && s->n_dims == t->n_dims &&
         memcmp(s->shape, t->shape, t->n_dims * sizeof *t->shape) == 0)
         return 0;
-    return CF_FAIL(err, CF_EFORMAT,
-                   "the slices of tensor \"%s\" differ: %s %s in %s, %s %s in %s", name,
-                   cf_format_name(t->format), cf_tensor_shape_text(t, a, sizeof a),
+    return CF_FAIL(err, CF_EFORMAT, "the slices of tensor \"%s\" differ: %s %s in %s, %s %s in %s",
+                   name, cf_format_name(t->format), cf_tensor_shape_text(t, a, sizeof a),
                    path_of(p, 0, t), cf_format_name(s->format),
                    cf_tensor_shape_text(s, b, sizeof b), path_of(p, r, s));
 }

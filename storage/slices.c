@@ -16,8 +16,8 @@ uint64_t cf_slices_scratch(const cf_slices *s)
     uint64_t most = 0;
     for (uint32_t i = 0; i < s->n_cuts; i++)
         if (s->cuts[i].rows)
-            most = cf_max_u64(most, marks_bytes(&s->cuts[i], s->n) +
-                                        s->cuts[i].bytes / s->cuts[i].rows);
+            most = cf_max_u64(most,
+                              marks_bytes(&s->cuts[i], s->n) + s->cuts[i].bytes / s->cuts[i].rows);
     return most;
 }
 

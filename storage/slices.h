@@ -2,8 +2,9 @@
  *
  * A matrix is cut into n slices of equal shape, each contiguous in a file. Read one after the other
  * to one place, slices of rows are the matrix already. Slices of columns are n narrow matrices, one
- * below the other, and have to be turned: row r of slice s becomes the s-th part of row r. That is a
- * permutation of n x rows blocks, each of which moves once, along its cycles.
+ * below the other, and have to be turned: row r of slice s becomes the s-th part of row r. That is
+ * a permutation of n x rows blocks, each of which moves once, along its cycles.
+ *
  * Pure functions; scratch is the caller's. */
 #ifndef CF_STORAGE_SLICES_H
 #define CF_STORAGE_SLICES_H

@@ -8,6 +8,8 @@
 
 #include "runtime/base/align.h"
 
+_Static_assert((int)CF_EXPERT_PIECES <= (int)CF_MAX_CUTS, "a cut for each matrix of an expert");
+
 const cf_tensor *cf_slices_find(const cf_build *b, const char *name)
 {
     int64_t at = cf_catalogue_find(b->model->cat, name);

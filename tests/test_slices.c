@@ -529,6 +529,12 @@ static void it_is_said(const char *dir)
     CHECK(!strstr(said(), "belong to no tensor"));
     CHECK_INT(cli("verify %s --json -q", dir), 0);
     CHECK_HAS(said(), "\"tensors_in_slices\": 36");
+    char path[400];
+    snprintf(path, sizeof path, "%s/pytorch_model-00007-TP-005.safetensors", dir);
+    FILE *f = fopen(path, "ab"); /* bytes of no slice, in the file of a later rank */
+    must(f && fwrite("unknown", 7, 1, f) == 1 && fclose(f) == 0);
+    CHECK_INT(cli("verify %s -q", dir), 0);
+    CHECK_HAS(said(), "7 B belong to no tensor");
     CHECK_INT(cli("mkmodel %s/copy --copy %s", tmp.path, dir), 1);
     CHECK_HAS(said(), "is in 8 slices");
     CHECK_INT(cli("info %s --device ref --drive 1", fixture), 0);

@@ -339,7 +339,8 @@ static int copy_plan(mkmodel *m, cf_err *err)
         const cf_tensor *t = m->tensors[i];
         if (t->n_slices)
             return CF_FAIL(err, CF_EFORMAT,
-                           "%s: tensor %s is in %u slices, which are not copied; catflap pack joins them",
+                           "%s: tensor %s is in %u slices, which are not copied; catflap pack "
+                           "joins them",
                            m->copy, t->name, t->n_slices);
         m->specs[i] = (cf_tensor_spec){.name = t->name, .format = t->format, .n_dims = t->n_dims};
         memcpy(m->specs[i].shape, t->shape, sizeof t->shape);

@@ -288,9 +288,10 @@ static int report_json(const report *r)
         json_pack("{s:s, s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "model", cf_model_path(m),
                   "ok", 1, "family", m->spec.family, "tensors",
                   (json_int_t)cf_catalogue_count(r->cat), "tensors_in_slices",
-                  (json_int_t)sliced_of(r), "files", (json_int_t)cf_catalogue_file_count(r->cat), "unclaimed_bytes",
-                  (json_int_t)r->unclaimed_bytes, "finite_tensors", (json_int_t)r->finite_tensors,
-                  "tokenizer_ids", (json_int_t)(r->tokens < 0 ? 0 : r->tokens), "checksums",
+                  (json_int_t)sliced_of(r), "files", (json_int_t)cf_catalogue_file_count(r->cat),
+                  "unclaimed_bytes", (json_int_t)r->unclaimed_bytes, "finite_tensors",
+                  (json_int_t)r->finite_tensors, "tokenizer_ids",
+                  (json_int_t)(r->tokens < 0 ? 0 : r->tokens), "checksums",
                   (json_int_t)sums_of(r)));
 }
 

@@ -201,8 +201,8 @@ void cf_info_pack_rows(const cf_info_pack *p, cf_table *t)
     if (p->slices) {
         cf_table_cell(t, "slices");
         cf_table_cell(t,
-                      "each matrix of an expert is in %u of them, joined whenever it is read; catflap "
-                      "pack joins them for good",
+                      "each matrix of an expert is in %u of them, joined whenever it is read; "
+                      "catflap pack joins them for good",
                       p->slices);
         cf_table_end_row(t);
     }

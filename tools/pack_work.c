@@ -131,7 +131,8 @@ static int slices_read(const cf_pack_work *w, struct scratch *s, const cf_moe_de
             CF_TRY(window_read(w, e->file, e->off, to, e->bytes, err));
             posix_fadvise(w->fds[e->file], (off_t)e->off, (off_t)e->bytes, POSIX_FADV_DONTNEED);
         }
-        cf_slices_turn(&cut->cuts[i], cut->n, s->unpacked.data + moe->unpacked[i].off, s->turn.data);
+        cf_slices_turn(&cut->cuts[i], cut->n, s->unpacked.data + moe->unpacked[i].off,
+                       s->turn.data);
     }
 fail:
     return rc;

@@ -1,8 +1,9 @@
 /* Tokenizer: text <-> token ids, from the files a model comes with.
  *
  * A vocabulary comes as tokenizer.json (Hugging Face), tokenizer.model (SentencePiece), a rank file
- * (tiktoken) or in the metadata of a GGUF file; its model is byte-level BPE, BPE over characters
- * with a token for each byte as a fallback, or unigram. Added and special tokens are cut out first,
+ * (tiktoken), a list of tokens byte by byte (tokenizer.tok.json) or in the metadata of a GGUF file;
+ * its model is byte-level BPE, BPE over characters with a token for each byte as a fallback, or
+ * unigram. Added and special tokens are cut out first,
  * the rest is normalised, split by patterns (PCRE2, Unicode) and encoded piece by piece. The files
  * are untrusted: bounded, and every malformed part is an error that names it.
  * Thread-safety: immutable after load; any number of threads may encode and decode. */
@@ -42,9 +43,9 @@ typedef struct cf_tokenizer_place {
     const cf_tokenizer_rules *rules;
 } cf_tokenizer_place;
 
-/* Opens the first there is: tokenizer.json; tokenizer.model; tiktoken.model or the one *.tiktoken;
- * the metadata. *out NULL where there is none. `name` (or NULL) gets what was taken, for
- * sentences. */
+/* Opens the first there is: tokenizer.json; tokenizer.model; tiktoken.model; tokenizer.tok.json;
+ * the one *.tiktoken; the metadata. *out NULL where there is none. `name` (or NULL) gets what was
+ * taken, for sentences. */
 enum { CF_TOKENIZER_NAME_BYTES = 512 };
 int cf_tokenizer_open(const cf_tokenizer_place *place, cf_tokenizer **out,
                       char name[CF_TOKENIZER_NAME_BYTES], cf_err *err);
@@ -64,6 +65,8 @@ int cf_tokenizer_parse_spm(const uint8_t *data, size_t bytes, const char *path, 
 int cf_tokenizer_parse_ranks(const char *text, size_t bytes, const char *rule,
                              const cf_tokenizer_rules *rules, const char *path, cf_tokenizer **out,
                              cf_err *err);
+int cf_tokenizer_parse_list(const char *json, size_t json_bytes, const cf_tokenizer_rules *rules,
+                            const char *path, cf_tokenizer **out, cf_err *err);
 int cf_tokenizer_parse_gguf(const struct cf_gguf *meta, const cf_tokenizer_rules *rules,
                             const char *path, cf_tokenizer **out, cf_err *err);
 void cf_tokenizer_close(cf_tokenizer **tok); /* accepts NULL; leaves NULL */

@@ -164,6 +164,19 @@ int cf_tokenizer_parse_ranks(const char *text, size_t bytes, const char *rule,
     return give(tok, tok_tiktoken_read(tok, text, bytes, found, path, err), out);
 }
 
+int cf_tokenizer_parse_list(const char *json, size_t json_bytes, const cf_tokenizer_rules *rules,
+                            const char *path, cf_tokenizer **out, cf_err *err)
+{
+    *out = NULL;
+    cf_tokenizer *tok = make(json_bytes, path, err);
+    if (!tok)
+        return json_bytes > TOK_FILE_BYTES_MAX ? CF_ELIMIT : -ENOMEM;
+    json_t *root = json_parse(json, json_bytes, path, err);
+    int rc = root ? tok_list_read(tok, root, rules, path, err) : CF_EFORMAT;
+    json_decref(root);
+    return give(tok, rc, out);
+}
+
 int cf_tokenizer_parse_gguf(const cf_gguf *meta, const cf_tokenizer_rules *rules, const char *path,
                             cf_tokenizer **out, cf_err *err)
 {
@@ -176,7 +189,7 @@ int cf_tokenizer_parse_gguf(const cf_gguf *meta, const cf_tokenizer_rules *rules
 
 /* --- a folder -------------------------------------------------------------------------------- */
 
-typedef enum { FORM_NONE, FORM_JSON, FORM_SPM, FORM_RANKS, FORM_GGUF } form;
+typedef enum { FORM_NONE, FORM_JSON, FORM_SPM, FORM_RANKS, FORM_LIST, FORM_GGUF } form;
 
 /* The name of the one rank file under a name of its own; empty where there is none. */
 static int ranks_find(const char *dir, char name[256], cf_err *err)
@@ -219,8 +232,10 @@ static bool packed_ranks_find(const cf_gguf *meta, char name[256], cf_text *text
 static const struct {
     form f;
     const char *name;
-} files[] = {
-    {FORM_JSON, "tokenizer.json"}, {FORM_SPM, "tokenizer.model"}, {FORM_RANKS, "tiktoken.model"}};
+} files[] = {{FORM_JSON, "tokenizer.json"},
+             {FORM_SPM, "tokenizer.model"},
+             {FORM_RANKS, "tiktoken.model"},
+             {FORM_LIST, "tokenizer.tok.json"}};
 
 /* The first that a pack carries. */
 static bool packed_form_find(const cf_tokenizer_place *place, form *f, char path[PATH_MAX],
@@ -308,6 +323,8 @@ static int file_open(const cf_tokenizer_place *place, form f, const char *path, 
         CF_TRY(cf_tokenizer_parse(text.data, text.n, path, out, err));
     } else if (f == FORM_SPM) {
         CF_TRY(cf_tokenizer_parse_spm((const uint8_t *)text.data, text.n, path, out, err));
+    } else if (f == FORM_LIST) {
+        CF_TRY(cf_tokenizer_parse_list(text.data, text.n, place->rules, path, out, err));
     } else {
         const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
         if (!rule[0])
@@ -315,7 +332,8 @@ static int file_open(const cf_tokenizer_place *place, form f, const char *path, 
         CF_TRY(cf_tokenizer_parse_ranks(text.data, text.n, rule, place->rules, path, out, err));
     }
     if (config)
-        CF_TRY(tok_json_read_config(*out, config, f != FORM_JSON, config_path, err));
+        CF_TRY(tok_json_read_config(*out, config, f == FORM_SPM || f == FORM_RANKS, config_path,
+                                    err));
 fail:
     if (rc < 0)
         cf_tokenizer_close(out);
@@ -367,6 +385,7 @@ int cf_tokenizer_open(const cf_tokenizer_place *place, cf_tokenizer **out,
     case FORM_JSON:
     case FORM_SPM:
     case FORM_RANKS:
+    case FORM_LIST:
         return file_open(place, f, path, rule, &packed, out, err);
     case FORM_GGUF:
         return cf_tokenizer_parse_gguf(place->gguf, place->rules, path, out, err);

@@ -1,7 +1,7 @@
 /* The parts of a tokenizer, and the readers that fill them. Private to tokenizer*.c.
  *
  * A reader for each form a vocabulary comes in: tokenizer_json*.c, tokenizer_spm.c,
- * tokenizer_tiktoken.c, tokenizer_gguf.c. A further kind (another model, normaliser or
+ * tokenizer_tiktoken.c, tokenizer_list.c, tokenizer_gguf.c. A further kind (another model, normaliser or
  * pre-tokeniser) is a further part: its own file for what it does, one case in text_encode
  * (tokenizer.c), and its name in the readers that may meet it. */
 #ifndef CF_RUNTIME_TOKENIZER_PARTS_H
@@ -50,6 +50,9 @@ int tok_spm_read(cf_tokenizer *tok, const uint8_t *data, size_t bytes, const cha
 /* rule: how texts are split; a rank file does not say. */
 int tok_tiktoken_read(cf_tokenizer *tok, const char *text, size_t bytes,
                       const cf_tokenizer_rule *rule, const char *path, cf_err *err);
+/* tokenizer.tok.json. */
+int tok_list_read(cf_tokenizer *tok, const json_t *root, const cf_tokenizer_rules *rules,
+                  const char *path, cf_err *err);
 int tok_gguf_read(cf_tokenizer *tok, const struct cf_gguf *meta, const cf_tokenizer_rules *rules,
                   const char *path, cf_err *err);
 /* What tokenizer_config.json says: add_bos_token, where nothing else decides on the prefix, and
@@ -66,6 +69,9 @@ int tok_added_define(cf_tokenizer *tok, const char *text, size_t n, int32_t id, 
 /* A token of a SentencePiece vocabulary: kept with spaces for U+2581, "<0x41>" as that byte. */
 int tok_piece_define(cf_tokenizer *tok, const char *text, size_t n, int32_t id, bool byte,
                      tok_fallback *bytes, cf_err *err);
+/* BPE over the tokens there are, whose ids are their ranks; and the splits of a rule. */
+int tok_ranks_finish(cf_tokenizer *tok, const cf_tokenizer_rule *rule, const char *path,
+                     cf_err *err);
 /* Puts the splits of a rule in place. */
 int tok_rule_apply(cf_tokenizer *tok, const cf_tokenizer_rule *rule, const char *path,
                    cf_err *err);

@@ -36,11 +36,31 @@ fail:
     return rc;
 }
 
+int tok_ranks_finish(cf_tokenizer *tok, const cf_tokenizer_rule *rule, const char *path,
+                     cf_err *err)
+{
+    int rc = 0;
+    uint32_t *ranks = NULL;
+    if (tok->vocab.n == 0)
+        CF_TRY(CF_FAIL(err, CF_EFORMAT, "%s has no token", path));
+    CF_TRY(tok_vocab_index(&tok->vocab, err));
+    ranks = malloc((size_t)tok->vocab.n * sizeof *ranks);
+    if (!ranks)
+        CF_TRY(CF_FAIL(err, -ENOMEM, "%s: no memory for %d tokens", path, tok->vocab.n));
+    for (int32_t id = 0; id < tok->vocab.n; id++)
+        ranks[id] = (uint32_t)id;
+    CF_TRY(tok_bpe_init_ranked(&tok->bpe, &tok->vocab, ranks, false, err));
+    tok->bpe.ignore_merges = true;
+    CF_TRY(tok_rule_apply(tok, rule, path, err));
+fail:
+    free(ranks);
+    return rc;
+}
+
 int tok_tiktoken_read(cf_tokenizer *tok, const char *text, size_t n, const cf_tokenizer_rule *rule,
                       const char *path, cf_err *err)
 {
     tok_buf bytes = {0};
-    uint32_t *ranks = NULL;
     size_t line = 0;
     int rc = 0;
     for (size_t at = 0, end; at < n; at = end + 1) {
@@ -53,21 +73,8 @@ int tok_tiktoken_read(cf_tokenizer *tok, const char *text, size_t n, const cf_to
         if (length > 0)
             CF_TRY(line_read(tok, text + at, length, line, &bytes, path, err));
     }
-    if (tok->vocab.n == 0) {
-        rc = CF_FAIL(err, CF_EFORMAT, "%s has no token", path);
-        goto fail;
-    }
-    CF_TRY(tok_vocab_index(&tok->vocab, err));
-    ranks = malloc((size_t)tok->vocab.n * sizeof *ranks);
-    if (!ranks)
-        CF_TRY(CF_FAIL(err, -ENOMEM, "%s: no memory for %d tokens", path, tok->vocab.n));
-    for (int32_t id = 0; id < tok->vocab.n; id++)
-        ranks[id] = (uint32_t)id;
-    CF_TRY(tok_bpe_init_ranked(&tok->bpe, &tok->vocab, ranks, false, err));
-    tok->bpe.ignore_merges = true;
-    CF_TRY(tok_rule_apply(tok, rule, path, err));
+    CF_TRY(tok_ranks_finish(tok, rule, path, err));
 fail:
-    free(ranks);
     tok_buf_finish(&bytes);
     return rc;
 }

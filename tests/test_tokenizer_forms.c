@@ -450,6 +450,154 @@ static void test_ranks(void)
     }
 }
 
+/* --- tokens in a list, byte by byte ------------------------------------------------------------ */
+
+static json_t *bytes_json(const char *bytes, size_t n)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, json_integer((unsigned char)bytes[i]));
+    return list;
+}
+
+/* The tokens of a rank file, and added tokens, as such a list. */
+static json_t *list_make(const cf_tokenizer *ranks, const json_t *added)
+{
+    json_t *regular = json_array(), *special = json_array(), *item;
+    size_t i, n;
+    for (int32_t id = 0; id < ranks->vocab.n; id++) {
+        const char *bytes = tok_vocab_bytes(&ranks->vocab, id, &n);
+        if (ranks->vocab.tokens[id].flags & TOK_USED)
+            json_array_append_new(regular, json_pack("{s:o, s:i}", "bytes", bytes_json(bytes, n),
+                                                     "token", (int)id));
+    }
+    json_array_foreach((json_t *)added, i, item)
+    {
+        const json_t *text = json_object_get(item, "content");
+        json_t *bytes = bytes_json(json_string_value(text), json_string_length(text));
+        json_array_append_new(special, json_pack("{s:o, s:O}", "bytes", bytes, "token",
+                                                 json_object_get(item, "id")));
+    }
+    return json_pack("{s:o, s:o, s:s}", "regular_tokens", regular, "special_tokens", special,
+                     "word_split", "V1");
+}
+
+static cf_tokenizer *list_open(const json_t *list, const char *why)
+{
+    cf_tokenizer *tok = NULL;
+    cf_err err = {0};
+    char *text = json_dumps(list, JSON_COMPACT);
+    int rc = cf_tokenizer_parse_list(text, strlen(text), &cf_tokenizer_rules_known, "l", &tok,
+                                     &err);
+    CHECK_INT(rc < 0, why[0] != 0);
+    CHECK_HAS(err.msg, why);
+    CHECK(rc == 0 || (!tok && err.code == rc));
+    free(text);
+    return tok;
+}
+
+/* With the pattern in the file: the ids of the library. With the name of one: those of the same
+ * tokens in a rank file, split by that rule. */
+static void lists_and_ranks(void)
+{
+    const char *folder = FIXTURES "/tiny/kimi-k2";
+    const cf_tokenizer_rule *rule = tok_rule_find(&cf_tokenizer_rules_known, "kimi-k2", 7);
+    cf_tokenizer *ranks = NULL, *tok = NULL;
+    cf_err err = {0};
+    text_file f = slurp(FIXTURES "/tiny/kimi-k2/tiktoken.model");
+    text_file j = slurp(FIXTURES "/tiny/kimi-k2/tokenizer.json");
+    REQUIRE(f.data && j.data && rule);
+    CHECK_INT(cf_tokenizer_parse_ranks(f.data, f.n, "word-split-V1", &cf_tokenizer_rules_known, "r",
+                                       &ranks, &err),
+              0);
+    json_t *root = json_loadb(j.data, j.n, 0, NULL);
+    REQUIRE(ranks && root);
+    json_t *list = list_make(ranks, json_object_get(root, "added_tokens"));
+    tok = list_open(list, "");
+    REQUIRE(tok);
+    size_t i;
+    json_t *row;
+    json_array_foreach(all_strings, i, row)
+    {
+        const json_t *text = json_object_get(row, "text");
+        size_t n = json_string_length(text);
+        id_list want = encode(ranks, json_string_value(text), n, 0);
+        id_list got = encode(tok, json_string_value(text), n, 0);
+        CHECK(want.n == got.n && memcmp(want.ids, got.ids, want.n * sizeof *want.ids) == 0);
+        free(want.ids);
+        free(got.ids);
+    }
+    cf_tokenizer_close(&tok);
+    json_object_set_new(list, "word_split", json_string("V9"));
+    tok = list_open(list, "");
+    REQUIRE(tok);
+    CHECK_HAS(cf_tokenizer_refusal(tok), "word_split \"V9\" is not known, so no text can be encoded");
+    cf_tokenizer_close(&tok);
+    json_object_set_new(list, "pat_str", json_string(rule->patterns[0]));
+    json_object_set_new(list, "vocab_size", json_integer(1412));
+    tmp_dir dir;
+    tmp_dir_init(&dir);
+    char *text = json_dumps(list, 0), name[CF_TOKENIZER_NAME_BYTES];
+    tmp_write(tmp_path(&dir, "tokenizer.tok.json"), text, strlen(text));
+    const cf_tokenizer_place place = {.dir = dir.path, .rules = &cf_tokenizer_rules_known};
+    CHECK(cf_tokenizer_exists(&place));
+    CHECK_INT(cf_tokenizer_open(&place, &tok, name, &err), 0);
+    CHECK_STR(err.msg, "");
+    CHECK_HAS(name, "tokenizer.tok.json");
+    if (tok)
+        vectors_check(tok, folder, "vectors.jsonl", DECODED);
+    cf_tokenizer_close(&tok);
+    cf_tokenizer_close(&ranks);
+    tmp_dir_finish(&dir);
+    free(text);
+    free(f.data);
+    free(j.data);
+    json_decref(list);
+    json_decref(root);
+}
+
+static void damaged_lists(void)
+{
+    static const struct {
+        const char *text, *why;
+    } cases[] = {
+        {"[]", "word_split is not a name"},
+        {"{'word_split':7}", "word_split is not a name"},
+        {"{'word_split':'V1'}", "regular_tokens is not a list"},
+        {"{'word_split':'V1','regular_tokens':[]}", "l has no token"},
+        {"{'word_split':'V1','regular_tokens':[7]}", "regular_tokens[0].token is not an id"},
+        {"{'word_split':'V1','regular_tokens':[{'bytes':[1],'token':2097152}]}", "is not an id"},
+        {"{'word_split':'V1','regular_tokens':[{'bytes':[1],'token':-1}]}", "is not an id"},
+        {"{'word_split':'V1','regular_tokens':[{'bytes':[],'token':0}]}", "not a list of bytes"},
+        {"{'word_split':'V1','regular_tokens':[{'bytes':7,'token':0}]}", "not a list of bytes"},
+        {"{'word_split':'V1','regular_tokens':[{'bytes':[1,256],'token':0}]}",
+         "regular_tokens[0].bytes[1] is not a byte"},
+        {"{'word_split':'V1','regular_tokens':[{'bytes':[1],'token':0},{'bytes':[2],'token':0}]}",
+         "regular_tokens[1] has id 0, which another token has"},
+        {"{'word_split':'V1','regular_tokens':[{'bytes':[1],'token':0}]}",
+         "special_tokens is not a list"},
+        {"{'word_split':'V1','regular_tokens':[{'bytes':[1],'token':0}],"
+         "'special_tokens':[{'bytes':[255],'token':1}]}",
+         "special_tokens[0].bytes is not UTF-8"},
+        {"{'word_split':'V1','regular_tokens':[{'bytes':[1],'token':0}],"
+         "'special_tokens':[{'bytes':[65],'token':0}]}",
+         "special_tokens[0] has id 0"},
+        {"{'word_split':'V1','regular_tokens':[{'bytes':[1],'token':0}],'special_tokens':[],"
+         "'vocab_size':9}",
+         "vocab_size is 9, the highest id is 0"},
+        {"{'word_split':'V1','pat_str':'(','regular_tokens':[{'bytes':[1],'token':0}]}", "l: "}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[300];
+        snprintf(text, sizeof text, "%s", cases[i].text);
+        for (char *c = text; *c; c++)
+            *c = *c == '\'' ? '"' : *c;
+        json_t *list = json_loads(text, 0, NULL);
+        REQUIRE(list != NULL);
+        CHECK(list_open(list, cases[i].why) == NULL);
+        json_decref(list);
+    }
+}
+
 /* --- a folder --------------------------------------------------------------------------------- */
 
 static void put_fixture(const tmp_dir *dir, const char *from, const char *name)
@@ -660,6 +808,8 @@ int main(void)
     RUN(plain_text_stays_plain);
     RUN(damaged_models);
     RUN(damaged_ranks);
+    RUN(lists_and_ranks);
+    RUN(damaged_lists);
     RUN(long_tokens);
     return strings_done();
 }

@@ -318,7 +318,8 @@ static bool ranks_find(const char *dir, char name[256])
 static int files_declare(const cf_pack_plan *p, cf_gguf_writer *w, cf_err *err)
 {
     static const char *const names[] = {"tokenizer.json",         "tokenizer.model",
-                                        "tiktoken.model",         "tokenizer_config.json",
+                                        "tiktoken.model",         "tokenizer.tok.json",
+                                        "tokenizer_config.json",
                                         "chat_template.jinja",    "generation_config.json",
                                         "special_tokens_map.json"};
     const cf_model *m = p->model;

@@ -30,8 +30,7 @@ int cf_safetensors_rank(const char *name)
     return (int)strtol(at, NULL, 10);
 }
 
-/* The catalogues of the ranks and of what is common; their files are numbered one after the other.
- */
+/* The catalogues of the ranks and of what is common; of their files, the first's new number. */
 struct parts {
     cf_catalogue *cat[PARTS]; /* NULL: there is none */
     uint32_t first_file[PARTS];
@@ -233,18 +232,32 @@ fail:
     return rc;
 }
 
-int cf_safetensors_slices_open(cf_catalogue **out, const char *dir, cf_err *err)
+int cf_safetensors_slices_join(cf_catalogue **out, cf_catalogue *const *ranks, uint32_t n_ranks,
+                               cf_catalogue *common, cf_err *err)
 {
-    struct parts p = {0};
+    struct parts p = {.n_ranks = n_ranks};
     cf_catalogue *to = NULL;
     int rc = 0;
-    CF_TRY(parts_load(&p, dir, err));
+    cf_assert(n_ranks && n_ranks <= RANKS_MAX);
+    for (uint32_t r = 0; r < n_ranks; r++)
+        p.cat[r] = ranks[r];
+    p.cat[COMMON] = common;
     CF_TRY(cf_catalogue_create(&to, err));
     CF_TRY(parts_join(&p, to, err));
     *out = to;
-    to = NULL;
+    return 0;
 fail:
     cf_catalogue_close(&to);
+    return rc;
+}
+
+int cf_safetensors_slices_open(cf_catalogue **out, const char *dir, cf_err *err)
+{
+    struct parts p = {0};
+    int rc = 0;
+    CF_TRY(parts_load(&p, dir, err));
+    CF_TRY(cf_safetensors_slices_join(out, p.cat, p.n_ranks, p.cat[COMMON], err));
+fail:
     for (uint32_t i = 0; i < PARTS; i++)
         cf_catalogue_close(&p.cat[i]);
     return rc;

@@ -15,5 +15,9 @@
 int cf_safetensors_rank(const char *name);
 /* A catalogue of all ranks together. */
 int cf_safetensors_slices_open(cf_catalogue **out, const char *dir, cf_err *err);
+/* The same from the catalogues of the ranks and of what is common (or NULL), which stay the
+ * caller's. For the fuzzer. */
+int cf_safetensors_slices_join(cf_catalogue **out, cf_catalogue *const *ranks, uint32_t n_ranks,
+                               cf_catalogue *common, cf_err *err);
 
 #endif

@@ -160,7 +160,7 @@ void cf_layout_plan_slices(cf_layout *l, const cf_extent *extents, const cf_slic
         const cf_piece *p = &pieces[i / slices->n];
         uint64_t begin = cf_align_down(e->off, align);
         cf_assert(e->bytes && e->bytes == slices->cuts[i / slices->n].bytes);
-        cf_assert(e->off <= INT64_MAX / 2 && e->bytes <= INT64_MAX / 4 / CF_MAX_RUNS);
+        cf_assert(e->off <= INT64_MAX && e->bytes <= INT64_MAX / 4 / CF_MAX_RUNS);
         if (i % slices->n == 0) {
             cf_assert(p->off >= place && p->off % CF_PIECE_ALIGN == 0);
             place = p->off;

@@ -418,6 +418,49 @@ static void on_device(const oracle *o, const char *dir, const char *device, bool
         }
 }
 
+/* The prompt's logits within the least of --vram, where dense weights are streamed too. */
+static float *least_run(const oracle *o, const char *dir)
+{
+    cf_err err = {0};
+    cf_engine *e = NULL;
+    cf_session *s = NULL;
+    cf_options options;
+    cf_options_init(&options);
+    options.device = "ref";
+    options.ctx = 64;
+    options.chunk = 16;
+    options.threads = 2;
+    options.vram_bytes = options.ram_bytes = 64u << 20;
+    must(cf_engine_open(&e, dir, &options, &err) == 0);
+    options.vram_bytes = e->plan.vram_min;
+    cf_engine_close(&e);
+    oracle_run *r = oracle_run_new(o);
+    int rc = cf_engine_open(&e, dir, &options, &err);
+    if (rc == 0) {
+        CHECK(e->plan.dense.n_streamed > 0);
+        rc = cf_session_create(&s, e, &err);
+    }
+    if (rc == 0)
+        rc = oracle_run_prompt(r, s, 5, &err);
+    CHECK_STR(err.msg, "");
+    size_t bytes = sizeof(float) * o->n_prompt * o->vocab;
+    float *logits = rc == 0 ? malloc(bytes) : NULL;
+    if (logits)
+        memcpy(logits, r->logits, bytes);
+    cf_session_destroy(&s);
+    cf_engine_close(&e);
+    oracle_run_free(r);
+    return logits;
+}
+
+static void dense_streamed_beside(const oracle *o, const char *dir)
+{
+    float *want = least_run(o, fixture), *have = least_run(o, dir);
+    CHECK(want && have && memcmp(want, have, sizeof(float) * o->n_prompt * o->vocab) == 0);
+    free(want);
+    free(have);
+}
+
 /* Few slices, and the down projection cut into rows: the shape says which. */
 static void other_cuts(const oracle *o)
 {
@@ -762,6 +805,7 @@ int main(int argc, char **argv)
         snprintf(device, sizeof device, "%.15s:%d", infos[i].backend, infos[i].index);
         on_device(o, dir, device, strcmp(infos[i].backend, "ref") == 0);
     }
+    RUN_NAMED("dense_streamed_beside", dense_streamed_beside(o, dir));
     RUN_NAMED("other_cuts", other_cuts(o));
     RUN_NAMED("one_rank", one_rank(o));
     RUN_NAMED("packs", packs(dir));

@@ -7,10 +7,8 @@
  * that are common to them.
  *
  *     test_slices [BACKEND] */
-#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -24,25 +22,15 @@
 #include "storage/safetensors.h"
 #include "storage/safetensors_slices.h"
 #include "tests/check.h"
+#include "tests/support/cli.h"
 #include "tests/support/oracle.h"
 #include "tests/support/sized.h"
-#include "tests/support/tmpfiles.h"
-
-#define must(cond) must_hold((cond), #cond)
-static void must_hold(bool holds, const char *what)
-{
-    if (holds)
-        return;
-    printf("    %s does not hold\n", what);
-    exit(1);
-}
 
 static const char fixture[] = "tests/fixtures/models/grok2";
 
 enum { RANKS = 8, MAX_ITEMS = 600, MAX_FILES = 48, FILE_TEXT = 64 };
 
 static tmp_dir tmp;
-static char binary[1100];
 
 /* ---- turning and joining, by themselves ---- */
 
@@ -505,44 +493,6 @@ static void one_rank(const oracle *o)
 
 /* ---- the program on it ---- */
 
-static int cli(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static int cli(const char *format, ...)
-{
-    char words[3000], line[5000];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(words, sizeof words, format, args);
-    va_end(args);
-    snprintf(line, sizeof line, "timeout 120 %s %s >%s/said 2>&1", binary, words, tmp.path);
-    fflush(stdout);
-    int status = system(line);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-static const char *said(void)
-{
-    static char text[16384];
-    FILE *f = fopen(tmp_path(&tmp, "said"), "rb");
-    must(f != NULL);
-    text[fread(text, 1, sizeof text - 1, f)] = 0;
-    fclose(f);
-    return text;
-}
-
-static bool same_files(const char *a, const char *b)
-{
-    FILE *x = fopen(a, "rb"), *y = fopen(b, "rb");
-    must(x && y);
-    int c, d;
-    do {
-        c = getc(x);
-        d = getc(y);
-    } while (c == d && c != EOF);
-    fclose(x);
-    fclose(y);
-    return c == d;
-}
-
 static void packs(const char *sliced)
 {
     static const char *const ways[] = {"", "--zstd", "--experts q8_0 --resident q8_0"};
@@ -552,36 +502,36 @@ static void packs(const char *sliced)
     snprintf(a, sizeof a, "%s/a.gguf", tmp.path);
     snprintf(b, sizeof b, "%s/b.gguf", tmp.path);
     for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
-        CHECK_INT(cli("pack %s %s --force -q %s", dir, a, ways[i]), 0);
-        CHECK_INT(cli("pack %s %s --force -q %s", sliced, b, ways[i]), 0);
-        CHECK(same_files(a, b));
-        CHECK_INT(cli("verify -q %s", b), 0);
+        CHECK_INT(cli_run("pack %s %s --force -q %s", dir, a, ways[i]), 0);
+        CHECK_INT(cli_run("pack %s %s --force -q %s", sliced, b, ways[i]), 0);
+        CHECK(tmp_files_equal(a, b));
+        CHECK_INT(cli_run("verify -q %s", b), 0);
     }
 }
 
 static void it_is_said(const char *dir)
 {
-    CHECK_INT(cli("info %s --device ref --vram 16M --ram 64M --drive 1", dir), 0);
-    CHECK_HAS(said(), "each matrix of an expert is in 8 of them");
-    CHECK_HAS(said(), "26 with tensors");
-    CHECK_INT(cli("info %s --device ref --vram 16M --ram 64M --drive 1 --json", dir), 0);
-    CHECK_HAS(said(), "\"slices\": 8");
-    CHECK_INT(cli("verify %s -q", dir), 0);
-    CHECK_HAS(said(), "no defect found");
-    CHECK_HAS(said(), "in slices       36  all slices are there");
-    CHECK(!strstr(said(), "belong to no tensor"));
-    CHECK_INT(cli("verify %s --json -q", dir), 0);
-    CHECK_HAS(said(), "\"tensors_in_slices\": 36");
+    CHECK_INT(cli_run("info %s --device ref --vram 16M --ram 64M --drive 1", dir), 0);
+    CHECK_HAS(cli_said("stdout"), "each matrix of an expert is in 8 of them");
+    CHECK_HAS(cli_said("stdout"), "26 with tensors");
+    CHECK_INT(cli_run("info %s --device ref --vram 16M --ram 64M --drive 1 --json", dir), 0);
+    CHECK_HAS(cli_said("stdout"), "\"slices\": 8");
+    CHECK_INT(cli_run("verify %s -q", dir), 0);
+    CHECK_HAS(cli_said("stdout"), "no defect found");
+    CHECK_HAS(cli_said("stdout"), "in slices       36  all slices are there");
+    CHECK(!strstr(cli_said("stdout"), "belong to no tensor"));
+    CHECK_INT(cli_run("verify %s --json -q", dir), 0);
+    CHECK_HAS(cli_said("stdout"), "\"tensors_in_slices\": 36");
     char path[400];
     snprintf(path, sizeof path, "%s/pytorch_model-00007-TP-005.safetensors", dir);
     FILE *f = fopen(path, "ab"); /* bytes of no slice, in the file of a later rank */
     must(f && fwrite("unknown", 7, 1, f) == 1 && fclose(f) == 0);
-    CHECK_INT(cli("verify %s -q", dir), 0);
-    CHECK_HAS(said(), "7 B belong to no tensor");
-    CHECK_INT(cli("mkmodel %s/copy --copy %s", tmp.path, dir), 1);
-    CHECK_HAS(said(), "is in 8 slices");
-    CHECK_INT(cli("info %s --device ref --drive 1", fixture), 0);
-    CHECK(!strstr(said(), "slices"));
+    CHECK_INT(cli_run("verify %s -q", dir), 0);
+    CHECK_HAS(cli_said("stdout"), "7 B belong to no tensor");
+    CHECK_INT(cli_run("mkmodel %s/copy --copy %s", tmp.path, dir), 1);
+    CHECK_HAS(cli_said("stderr"), "is in 8 slices");
+    CHECK_INT(cli_run("info %s --device ref --drive 1", fixture), 0);
+    CHECK(!strstr(cli_said("stdout"), "slices"));
 }
 
 /* What the workers need is the host's, and counted. */
@@ -781,16 +731,9 @@ static void what_is_not_joined(void)
 int main(int argc, char **argv)
 {
     cf_gpu_info infos[16];
-    char why[1024], device[32], self[1024], dir[300];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[n > 0 ? n : 0] = 0;
-    for (int up = 0; up < 2; up++) {
-        char *slash = strrchr(self, '/');
-        if (slash)
-            *slash = 0;
-    }
-    snprintf(binary, sizeof binary, "%s/catflap", self);
-    tmp_dir_init(&tmp);
+    char why[1024], device[32], dir[300];
+    if (!cli_begin(&tmp))
+        return 77;
     oracle *o = oracle_load(fixture);
     must(o);
     items_make(RANKS);

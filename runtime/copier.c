@@ -10,6 +10,7 @@
 
 #include "runtime/base/align.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/threads.h"
 
 struct cf_copier {
     cf_gpu *gpu;
@@ -148,6 +149,7 @@ static void oldest_finish(cf_copier *c)
 static void *copier_main(void *arg)
 {
     cf_copier *c = arg;
+    cf_thread_name("cf-copy");
     pthread_mutex_lock(&c->lock);
     for (;;) {
         while (!c->waiting && !c->flying && !c->stop)

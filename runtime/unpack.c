@@ -10,6 +10,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/machine.h"
+#include "runtime/base/threads.h"
 
 enum { THREADS_MAX = 16, CONTEXT_BYTES = 160 << 10 };
 
@@ -85,6 +86,7 @@ static void *worker_main(void *arg)
 {
     struct worker *w = arg;
     cf_unpack *u = w->owner;
+    cf_thread_name("cf-unpack");
     pthread_mutex_lock(&u->lock);
     for (;;) {
         while (!u->head && !u->stop)

@@ -37,6 +37,7 @@
 
 #include "runtime/base/align.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/threads.h"
 
 enum { SPLIT_DEFAULT = 512 << 10, BATCH = 64 };
 
@@ -536,6 +537,7 @@ static void *thread_main(void *arg)
 {
     cf_fetch *f = arg;
     cf_io *io = NULL;
+    cf_thread_name("cf-io");
     int rc = cf_io_open(&io, f->files, &f->options.io, &f->open_err);
     pthread_mutex_lock(&f->lock);
     f->io = io;

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "runtime/base/threads.h"
 #include "storage/io_impl.h"
 
 enum { WORKERS_MAX = 16, WORKER_STACK_BYTES = 128 << 10 };
@@ -46,6 +47,7 @@ static int64_t read_once(const cf_files *files, const cf_io_read *r)
 static void *worker_main(void *arg)
 {
     pread_io *p = arg;
+    cf_thread_name("cf-pread");
     pthread_mutex_lock(&p->lock);
     while (!p->stop) {
         if (!p->n_todo) {

@@ -22,6 +22,11 @@ struct cf_threads {
     int busy; /* parts being run */
 };
 
+void cf_thread_name(const char *name)
+{
+    pthread_setname_np(pthread_self(), name);
+}
+
 static bool part_claim(cf_threads *t, uint64_t *begin, uint64_t *end)
 {
     if (t->next >= t->end)
@@ -51,6 +56,7 @@ static void parts_run(cf_threads *t)
 static void *worker_main(void *p)
 {
     cf_threads *t = p;
+    cf_thread_name("cf-compute");
     pthread_mutex_lock(&t->lock);
     while (!t->stop) {
         parts_run(t);

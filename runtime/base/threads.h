@@ -15,10 +15,13 @@
 typedef struct cf_threads cf_threads;
 typedef void cf_threads_fn(void *arg, uint64_t begin, uint64_t end);
 
-/* count: threads including the caller; 0 = one per online processor. */
+/* count: threads including the caller; 0 = one for each processor that may be used. */
 int cf_threads_create(cf_threads **out, int count, cf_err *err);
 void cf_threads_destroy(cf_threads **threads); /* accepts NULL; leaves NULL */
 int cf_threads_count(const cf_threads *threads);
 void cf_threads_run(cf_threads *threads, uint64_t n, uint64_t grain, cf_threads_fn *fn, void *arg);
+
+/* Names the calling thread for `top -H`, perf and /proc/PID/task; at most 15 characters. */
+void cf_thread_name(const char *name);
 
 #endif

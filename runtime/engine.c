@@ -198,7 +198,7 @@ int cf_engine_save_history(cf_engine *e, cf_err *err)
     return cf_history_save(e->history, e->history_identity, e->policy_name, e->policy, err);
 }
 
-static int cache_open(cf_engine *e, cf_err *err)
+static int cache_open(cf_engine *e, const cf_options *options, cf_err *err)
 {
     uint32_t experts = 1, top_k = 1;
     for (uint32_t i = 0; i < e->model->n_moe; i++) {
@@ -214,6 +214,7 @@ static int cache_open(cf_engine *e, cf_err *err)
                                                .files = &e->files, .model = e->model,
                                                .slots = &e->slots, .policy = e->policy,
                                                .prefetch = e->prefetch,
+                                               .unpack_threads = options->unpack_threads,
                                                .timeline = e->timeline,
                                                .on_wait = e->on_experts_wait,
                                                .on_wait_user = e->on_experts_wait_user},
@@ -311,7 +312,7 @@ int cf_engine_create(cf_engine **out, cf_model *model, const cf_options *options
     CF_TRY(fetch_open(e, options, err));
     CF_TRY(cf_weights_load(&e->weights, model, e->gpu, e->fetch, e->files.align, &e->slots,
                            options->progress, options->progress_user, err));
-    CF_TRY(cache_open(e, err));
+    CF_TRY(cache_open(e, options, err));
     CF_TRY(history_open(e, options->history, err));
     e->counters.opened_at_ns = cf_clock_ns();
     e->counters.open_ns = e->counters.opened_at_ns - begin;

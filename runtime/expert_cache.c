@@ -621,7 +621,8 @@ int cf_cache_create(cf_cache **out, const cf_cache_options *options, cf_err *err
     for (uint32_t i = landings; i-- > 0 && !options->slots->shape.in_place;)
         c->free_landings[c->n_free_landings++] = i;
     if (any_packed(options->model))
-        CF_TRY(cf_unpack_create(&c->unpack, 0, unpack_scratch(options->model), err));
+        CF_TRY(cf_unpack_create(&c->unpack, options->unpack_threads,
+                                unpack_scratch(options->model), err));
     cf_copier_fns fns = {slot_on_copy_submitted, slot_on_copy_finished, c};
     CF_TRY(cf_copier_create(&c->copier, options->gpu, options->slots, &fns,
                             options->timeline, err));

@@ -34,6 +34,7 @@ typedef struct cf_cache_options {
     const cf_slots *slots;
     cf_policy *policy;
     bool prefetch; /* reads start in route; guesses are made */
+    uint32_t unpack_threads; /* see cf_unpack_create */
     cf_timeline *timeline;       /* may be NULL */
     void (*on_wait)(void *user); /* the engine thread is about to wait for a read; may be NULL */
     void *on_wait_user;

@@ -30,8 +30,8 @@ struct cf_unpack_job {
     cf_unpack_job *next; /* private */
 };
 
-/* threads 0: one per processor, at most 16. scratch_bytes: the most that joining a record takes
- * (storage/slices.h); 0: none is in slices. */
+/* threads 0: one for each processor that the process may use; at most 16. scratch_bytes: the most
+ * that joining a record takes (storage/slices.h); 0: none is in slices. */
 int cf_unpack_create(cf_unpack **out, uint32_t threads, uint64_t scratch_bytes, cf_err *err);
 void cf_unpack_destroy(cf_unpack **unpack); /* finishes what was pushed; accepts NULL */
 void cf_unpack_push(cf_unpack *unpack, cf_unpack_job *job);

@@ -1,8 +1,9 @@
 /* How a model is stored: see info_pack.h.
  *
- * Compression pays where records reach the device sooner: the drive brings fewer bytes, and the
- * workers must unpack them no slower than the drive would have brought all. Both run at once, so
- * the slower one counts. */
+ * Compression pays where a layer's records are there sooner. What a token misses in a layer is
+ * asked for together, and the next layer's only after it: the drive brings fewer bytes and the
+ * workers unpack beside it, but the last record is unpacked, by one of them, when the drive has
+ * nothing left to do. The fewer records a layer misses, the more that counts. */
 #include "tools/info_pack.h"
 
 #include <inttypes.h>
@@ -113,12 +114,30 @@ static uint64_t round_run(gauge *g, cf_unpack *unpack)
     return cf_clock_ns() - begin;
 }
 
-static int unpack_measure(const cf_model *m, const cf_files *files, double *rate, cf_err *err)
+/* Unpacked bytes per second of all samples by so many workers. */
+static int rate_measure(gauge *g, uint32_t threads, const char *path, double *rate, cf_err *err)
+{
+    uint64_t bytes = 0, ns = 0;
+    cf_unpack *unpack = NULL;
+    int rc = cf_unpack_create(&unpack, threads, 0, err);
+    while (rc == 0 && ns < TIME_NS) {
+        ns += round_run(g, unpack);
+        for (uint32_t i = 0; i < g->n; i++)
+            bytes += g->samples[i].layout.unpacked_bytes;
+        if (g->jobs.status < 0)
+            rc = CF_FAIL(err, g->jobs.status, "%s: %s", path, g->jobs.err.msg);
+    }
+    if (rc == 0)
+        *rate = (double)bytes / cf_seconds(ns);
+    cf_unpack_destroy(&unpack);
+    return rc;
+}
+
+static int unpack_measure(const cf_model *m, const cf_files *files, cf_info_pack *p, cf_err *err)
 {
     int rc = 0;
-    uint64_t bytes = 0, ns = 0, held = 0;
+    uint64_t held = 0;
     cf_rng rng = {.state = 1};
-    cf_unpack *unpack = NULL;
     gauge *g = calloc(1, sizeof *g);
     if (!g)
         return CF_FAIL(err, -ENOMEM, "out of memory for a measurement");
@@ -127,17 +146,9 @@ static int unpack_measure(const cf_model *m, const cf_files *files, double *rate
         CF_TRY(sample_read(g, &g->samples[g->n], m, files, &rng, err));
         held += g->samples[g->n - 1].layout.bytes;
     }
-    CF_TRY(cf_unpack_create(&unpack, 0, 0, err));
-    while (ns < TIME_NS && rc == 0) {
-        ns += round_run(g, unpack);
-        for (uint32_t i = 0; i < g->n; i++)
-            bytes += g->samples[i].layout.unpacked_bytes;
-        if (g->jobs.status < 0)
-            rc = CF_FAIL(err, g->jobs.status, "%s: %s", cf_model_path(m), g->jobs.err.msg);
-    }
-    *rate = (double)bytes / cf_seconds(ns);
+    CF_TRY(rate_measure(g, 0, cf_model_path(m), &p->unpack, err));
+    CF_TRY(rate_measure(g, 1, cf_model_path(m), &p->unpack_one, err));
 fail:
-    cf_unpack_destroy(&unpack);
     for (uint32_t i = 0; i < SAMPLES; i++) {
         free(g->samples[i].slab);
         free(g->samples[i].stored);
@@ -149,23 +160,36 @@ fail:
 
 /* ---- the whole ---- */
 
+/* Bytes per second, once unpacked, at which the records of a layer are there. */
+static double arrival(const cf_info_pack *p)
+{
+    double n = p->n_group; /* below, seconds for a byte of each */
+    double in_turn = n * p->ratio / p->drive + 1 / p->unpack_one, by_workers = n / p->unpack;
+    return n / (in_turn > by_workers ? in_turn : by_workers);
+}
+
 static int zstd_measure(cf_info_pack *p, const cf_model *m, cf_err *err)
 {
     uint64_t unpacked = 0;
     const char *path = cf_catalogue_path(m->cat, 0);
     cf_files files = {0};
-    for (uint32_t i = 0; i < m->n_moe; i++)
-        unpacked += m->moe[i].experts * cf_moe_record_bytes(&m->moe[i]);
+    for (uint32_t i = 0; i < m->n_moe; i++) {
+        const cf_moe_def *moe = &m->moe[i];
+        uint32_t most = moe->top_k < moe->experts ? moe->top_k : moe->experts;
+        unpacked += moe->experts * cf_moe_record_bytes(moe);
+        p->n_group = most > p->n_group ? most : p->n_group;
+    }
     if (unpacked)
         p->ratio = (double)m->pack->stored_record_bytes / (double)unpacked;
     int rc = cf_files_open(&files, &path, 1, false, err);
     if (rc == 0)
-        rc = unpack_measure(m, &files, &p->unpack, err);
+        rc = unpack_measure(m, &files, p, err);
     cf_files_close(&files);
     if (rc == 0)
         rc = cf_tune_drive_measure(m, &p->drive, p->why, sizeof p->why, err);
     p->plain = p->drive;
-    p->compressed = p->drive / p->ratio < p->unpack ? p->drive / p->ratio : p->unpack;
+    if (p->drive > 0)
+        p->compressed = arrival(p);
     return rc;
 }
 
@@ -223,14 +247,16 @@ void cf_info_pack_rows(const cf_info_pack *p, cf_table *t)
     if (p->drive <= 0)
         cf_table_cell(t,
                       "records are stored in %.1f %% of their bytes; %.2f GB/s unpacked by %u "
-                      "threads; the drive was not measured: %s",
-                      100 * p->ratio, p->unpack / 1e9, p->threads, p->why);
+                      "threads, %.2f by one; the drive was not measured: %s",
+                      100 * p->ratio, p->unpack / 1e9, p->threads, p->unpack_one / 1e9, p->why);
     else
         cf_table_cell(t,
-                      "%s: records arrive at %.2f GB/s at best, uncompressed at %.2f "
-                      "(stored in %.1f %%, drive %.2f GB/s, %u threads unpack %.2f GB/s)",
-                      verdicts[verdict(p) + 1], p->compressed / 1e9, p->plain / 1e9, 100 * p->ratio,
-                      p->drive / 1e9, p->threads, p->unpack / 1e9);
+                      "%s: the %u records of a layer that a token misses at most are there at "
+                      "%.2f GB/s, uncompressed at %.2f (stored in %.1f %%, drive %.2f GB/s, "
+                      "%u threads unpack %.2f GB/s, one %.2f)",
+                      verdicts[verdict(p) + 1], p->n_group, p->compressed / 1e9, p->plain / 1e9,
+                      100 * p->ratio, p->drive / 1e9, p->threads, p->unpack / 1e9,
+                      p->unpack_one / 1e9);
     cf_table_end_row(t);
 }
 
@@ -242,8 +268,10 @@ json_t *cf_info_pack_json(const cf_info_pack *p)
                   "record_checksums", (json_int_t)p->n_records, "zstd", p->zstd);
     if (p->zstd)
         json_object_update_new(
-            value, json_pack("{s:f, s:f, s:f, s:o}", "ratio", p->ratio, "drive_bytes_per_s",
-                             p->drive, "unpack_bytes_per_s", p->unpack, "pays",
+            value, json_pack("{s:f, s:f, s:f, s:f, s:i, s:f, s:o}", "ratio", p->ratio,
+                             "drive_bytes_per_s", p->drive, "unpack_bytes_per_s", p->unpack,
+                             "unpack_one_bytes_per_s", p->unpack_one, "records_together",
+                             (int)p->n_group, "arrival_bytes_per_s", p->compressed, "pays",
                              p->drive > 0 ? json_boolean(verdict(p) > 0) : json_null()));
     return value;
 }

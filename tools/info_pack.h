@@ -13,9 +13,9 @@ typedef struct cf_info_pack {
     uint32_t slices;                /* that each expert's matrix is in; 0: it is whole */
     bool zstd;
     double ratio;             /* stored bytes, padding included, by bytes once unpacked */
-    double drive, unpack;     /* measured, bytes per second; 0: could not be */
-    double plain, compressed; /* records per second in bytes once unpacked, at best */
-    uint32_t threads;
+    double drive, unpack, unpack_one; /* measured, bytes per second; by all threads and by one */
+    double plain, compressed; /* records of a layer per second, in bytes once unpacked, at best */
+    uint32_t threads, n_group; /* records that a token of decode may miss in one layer */
     char why[256]; /* of a drive that could not be measured */
 } cf_info_pack;
 

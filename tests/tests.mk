@@ -20,7 +20,7 @@ $(BUILD)/tests/test_window: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf_f
 # test_budget keeps books over every allocation.
 $(BUILD)/tests/test_budget: TEST_LDFLAGS := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free,--wrap=strdup,--wrap=mmap,--wrap=munmap,--wrap=mprotect,--wrap=volkLoadDeviceTable
 # These run the program beside them.
-$(foreach t,test_bench test_cli test_cli_info test_cli_mkmodel test_faults test_pack test_pack_sources test_slices,$(BUILD)/tests/$t): | $(BUILD)/catflap
+$(foreach t,test_bench test_cli test_cli_info test_cli_mkmodel test_faults test_pack test_pack_sources test_slices test_threads,$(BUILD)/tests/$t): | $(BUILD)/catflap
 # test_badmodel refuses O_DIRECT.
 $(BUILD)/tests/test_badmodel: TEST_LDFLAGS := -Wl,--wrap=open
 
@@ -38,17 +38,17 @@ ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_machine test_models test_pack test_pack_sources test_policy test_predict \
               test_prefill test_quants test_regrouped test_residency test_routers test_rows \
               test_safetensors test_safetensors_write test_sampler test_slices test_state \
-              test_stored test_timeline test_tokenizer test_tokenizer_forms test_tokenizer_parts \
-              test_turns test_utf8 test_variants test_window)
+              test_stored test_threads test_timeline test_tokenizer test_tokenizer_forms \
+              test_tokenizer_parts test_turns test_utf8 test_variants test_window)
 TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_badmodel test_barriers test_cache test_cache_steps test_dense test_faults \
               test_fetch test_identity test_io test_pack test_predict test_rows test_slices \
-              test_timeline test_turns test_window)
+              test_threads test_timeline test_turns test_window)
 SAN_TESTS  := $(if $(findstring thread,$(SAN)),$(TSAN_TESTS),$(ASAN_TESTS))
 # Tests that run on every device there is, unless told on which.
 BY_DEVICE  := test_activations test_dense test_encoder test_gguf_families test_gguf_models \
               test_gguf_scales test_identity test_kv_q8 test_long test_models test_regrouped \
-              test_slices test_stored test_turns test_window
+              test_slices test_stored test_threads test_turns test_window
 # Of these the sanitizers run less.
 SHORTER    := test_dense test_identity
 # Arguments of run.sh: the tests $2 of the build folder $1.

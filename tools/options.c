@@ -8,6 +8,7 @@
 
 #include "runtime/base/align.h"
 #include "runtime/base/log.h"
+#include "runtime/base/machine.h"
 #include "runtime/policy.h"
 #include "tools/inert.h"
 #include "tools/progress.h"
@@ -29,7 +30,8 @@ const char cf_common_help[] =
     "                    elsewhere; q8 (8.5 bits a value) takes heads of a multiple of 32\n"
     "  --activations f32|q8  q8: rounded to 8 bits before weights of 8 bits or less (not in\n"
     "                    routers and the head); default f32. eval says what it costs\n"
-    "  --threads N       for computing on the host; default all that the process may use\n"
+    "  --threads N       that compute on the host; default one for each processor that this\n"
+    "                    process may use. Reading and unpacking have threads of their own\n"
     "  --memory NAME     auto, or discrete: copy into slots even where memory is unified\n"
     "  --check           watch for hazards, with the device's validation layer\n"
     "  --stats FILE      the statistics as JSON\n"
@@ -312,6 +314,19 @@ static int common_set(cf_args *args, int opt)
     }
 }
 
+/* PoCL starts a thread for each processor of the machine, and wakes all of them for every kernel,
+ * whatever part of the device computes and however few processors the process may use. It takes a
+ * number from the environment when it is loaded: a program may set that, a library may not. */
+static void driver_threads(const cf_options *options)
+{
+    char number[16];
+    if (getenv("POCL_CPU_MAX_CU_COUNT")) /* its name since PoCL 4, which takes the older one too */
+        return;
+    snprintf(number, sizeof number, "%d",
+             options->threads > 0 ? options->threads : cf_machine_processors(""));
+    setenv("POCL_MAX_PTHREAD_COUNT", number, 0);
+}
+
 /* What holds between flags, once all are read. */
 static int common_finish(cf_args *args)
 {
@@ -326,6 +341,7 @@ static int common_finish(cf_args *args)
             if (paths[i] && paths[j] && !strcmp(paths[i], paths[j]))
                 return cf_args_usage(args, "%s and %s name the same file, %.200s", flags[i],
                                      flags[j], paths[i]);
+    driver_threads(&c->engine);
     cf_log_level_set(c->quiet ? CF_LOG_QUIET : CF_LOG_NOTICE + (c->verbose > 2 ? 2 : c->verbose));
     return CF_ARGS_END;
 }

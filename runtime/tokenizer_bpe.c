@@ -23,20 +23,27 @@ typedef struct tok_pair {
     int32_t left, right, id;
 } tok_pair;
 
-static uint32_t pair_hash(int32_t left, int32_t right)
+/* Multiply and shift, by an odd number that no file knows: however ids are chosen, two pairs meet
+ * as rarely as they would by chance. */
+static inline uint32_t pair_hash(const tok_bpe *bpe, int32_t left, int32_t right)
 {
-    uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
-    return (uint32_t)(h >> 32) ^ (uint32_t)(h >> 15);
+    uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    return (uint32_t)(pair * bpe->seed >> bpe->shift);
 }
 
 int tok_bpe_init(tok_bpe *bpe, const tok_vocab *vocab, size_t n_merges, cf_err *err)
 {
     size_t n_slots = 64;
+    uint32_t shift = 64 - 6;
     cf_assert(n_merges <= TOK_MERGES_MAX);
-    while (n_slots < 2 * n_merges)
-        n_slots *= 2;
-    *bpe = (tok_bpe){
-        .unk_id = -1, .mask = (uint32_t)(n_slots - 1), .extra = bpe->extra, .extra_from = vocab->n};
+    for (; n_slots < 2 * n_merges; n_slots *= 2)
+        shift--;
+    *bpe = (tok_bpe){.unk_id = -1,
+                     .mask = (uint32_t)(n_slots - 1),
+                     .shift = shift,
+                     .seed = tok_seed() | 1,
+                     .extra = bpe->extra,
+                     .extra_from = vocab->n};
     bpe->slots = malloc(n_slots * sizeof *bpe->slots);
     if (!bpe->slots)
         return CF_FAIL(err, -ENOMEM, "tokenizer: no memory for %zu merges", n_merges);
@@ -72,7 +79,7 @@ void tok_bpe_work_finish(tok_bpe_work *work)
 
 void tok_bpe_add(tok_bpe *bpe, int32_t left, int32_t right, uint32_t rank, int32_t id)
 {
-    uint32_t at = pair_hash(left, right);
+    uint32_t at = pair_hash(bpe, left, right);
     tok_merge *slot = &bpe->slots[at & bpe->mask];
     while (slot->left >= 0 && (slot->left != left || slot->right != right))
         slot = &bpe->slots[++at & bpe->mask];
@@ -106,9 +113,12 @@ int tok_bpe_use_chars(tok_bpe *bpe, const tok_vocab *vocab, cf_err *err)
         if (m->left < 0)
             continue;
         const char *left = symbol_bytes(bpe, vocab, m->left, &n);
+        if (n == 0)
+            continue; /* in no text */
         uint32_t last = char_last(left, n);
         const char *right = symbol_bytes(bpe, vocab, m->right, &n);
-        tok_joint_add(&bpe->joints, last, tok_char(right, &step));
+        if (n > 0)
+            tok_joint_add(&bpe->joints, last, tok_char(right, &step));
     }
     return 0;
 }
@@ -223,7 +233,7 @@ fail:
 
 static const tok_merge *merge_of(const tok_bpe *bpe, int32_t left, int32_t right)
 {
-    for (uint32_t at = pair_hash(left, right);; at++) {
+    for (uint32_t at = pair_hash(bpe, left, right);; at++) {
         const tok_merge *slot = &bpe->slots[at & bpe->mask];
         if (slot->left == left && slot->right == right)
             return slot;
@@ -313,7 +323,8 @@ static bool pair_before(const tok_pair *a, const tok_pair *b)
 }
 
 /* Pushes the pair of symbol `at` and the one behind it, if they merge. There is room: a piece of n
- * symbols pushes n - 1 pairs and each of its merges at most two more. */
+ * symbols pushes n - 1 pairs and each of its merges, of which it has fewer, takes one and pushes at
+ * most two. */
 static void heap_push(const tok_bpe *bpe, tok_bpe_work *w, uint32_t at)
 {
     const tok_symbol *left = &w->symbols[at];
@@ -349,6 +360,10 @@ static tok_pair heap_pop(tok_bpe_work *w)
 
 static int work_room(tok_bpe_work *w, size_t n, cf_err *err)
 {
+    if (n > TOK_PART_BYTES_MAX)
+        return CF_FAIL(err, CF_ELIMIT,
+                       "%zu bytes of the text without a place to cut them: the limit is %d", n,
+                       TOK_PART_BYTES_MAX);
     if (n > w->size_symbols) {
         tok_symbol *symbols = realloc(w->symbols, n * sizeof *symbols);
         if (!symbols)
@@ -356,12 +371,12 @@ static int work_room(tok_bpe_work *w, size_t n, cf_err *err)
         w->symbols = symbols;
         w->size_symbols = n;
     }
-    if (3 * n > w->size_heap) {
-        tok_pair *heap = realloc(w->heap, 3 * n * sizeof *heap);
+    if (2 * n > w->size_heap) {
+        tok_pair *heap = realloc(w->heap, 2 * n * sizeof *heap);
         if (!heap)
             return CF_FAIL(err, -ENOMEM, "tokenizer: no memory for a piece of %zu bytes", n);
         w->heap = heap;
-        w->size_heap = 3 * n;
+        w->size_heap = 2 * n;
     }
     return 0;
 }

@@ -8,7 +8,11 @@
 #include "runtime/tokenizer_joints.h"
 #include "runtime/tokenizer_vocab.h"
 
-enum { TOK_MERGES_MAX = 1 << 22 };
+enum {
+    TOK_MERGES_MAX = 1 << 22,
+    /* Of a text without a place to cut it: what it takes while it is encoded is 52 times that. */
+    TOK_PART_BYTES_MAX = 8 << 20
+};
 
 typedef struct tok_merge {
     int32_t left, right; /* left -1: an empty slot */
@@ -24,7 +28,8 @@ typedef struct tok_fallback {
 
 typedef struct tok_bpe {
     tok_merge *slots; /* open addressing on (left, right) */
-    uint32_t mask;
+    uint32_t mask, shift; /* shift: of a hash, to a slot */
+    uint64_t seed;        /* odd, at random */
     int32_t byte_id[256]; /* -1: the vocabulary lacks the byte */
     bool chars;           /* symbols are characters */
     tok_joints joints;    /* chars: which characters a merge may join */

@@ -1,13 +1,14 @@
 /* Trie: see tokenizer_trie.h.
  *
  * A node's children need a base at which all their places are free. It is looked for among the
- * first free places, a bounded number of them, and behind everything otherwise: building is linear
- * in the bytes of the tokens but for sorting them. */
+ * first places, of which a bounded number is looked at, and behind everything otherwise: building is
+ * linear in the bytes of the tokens but for sorting them. */
 #include "runtime/tokenizer_trie.h"
 
 enum {
     TRIES_MAX = 64,
-    NODES_MAX = 1 << 28 /* a trie of 3 GiB */
+    PLACES_MAX = 4096,
+    NODES_MAX = 1 << 25 /* a trie of 384 MiB; a million tokens need a tenth of that */
 };
 
 void tok_trie_finish(tok_trie *t)
@@ -103,7 +104,8 @@ static uint32_t base_find(builder *b, const uint8_t *bytes, uint32_t n)
     while (b->first < b->trie->n && !is_free(b, b->first))
         b->first++;
     uint32_t at = b->first;
-    for (uint32_t tries = 0; tries < TRIES_MAX && at < b->trie->n; at++) {
+    for (uint32_t tries = 0; tries < TRIES_MAX && at < b->trie->n && at - b->first < PLACES_MAX;
+         at++) {
         if (at <= bytes[0] || !is_free(b, at))
             continue;
         uint32_t i = 1;

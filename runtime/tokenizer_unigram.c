@@ -15,7 +15,25 @@ typedef struct tok_best {
     int32_t id;     /* UNKNOWN: a character of its own */
 } tok_best;
 
-enum { UNKNOWN = -1 };
+enum {
+    UNKNOWN = -1,
+    /* Each character of a text may begin a token as long as the longest. What trains such
+     * vocabularies makes none longer. */
+    CHARS_MAX = 512
+};
+
+static int length_check(int32_t id, const char *text, size_t bytes, cf_err *err)
+{
+    size_t n = 0;
+    for (size_t i = 0, step; i < bytes; i += step, n++)
+        tok_char(text + i, &step);
+    return n <= CHARS_MAX
+               ? 0
+               : CF_FAIL(err, CF_ELIMIT,
+                         "tokenizer: token %d has %zu characters, the limit of a unigram model is "
+                         "%d",
+                         id, n, CHARS_MAX);
+}
 
 int tok_unigram_init(tok_unigram *u, const tok_vocab *vocab, float *scores, int32_t n_scores,
                      int32_t unk_id, cf_err *err)
@@ -42,6 +60,7 @@ int tok_unigram_init(tok_unigram *u, const tok_vocab *vocab, float *scores, int3
             lowest = scores[id];
         if (bytes == 0)
             continue;
+        CF_TRY(length_check(id, text, bytes, err));
         ids[n++] = id;
         tok_joints_add_text(&u->joints, text, bytes);
     }
@@ -76,6 +95,10 @@ static int work_room(tok_unigram_work *w, size_t n, cf_err *err)
 {
     if (n <= w->size)
         return 0;
+    if (n > TOK_PART_BYTES_MAX)
+        return CF_FAIL(err, CF_ELIMIT,
+                       "%zu bytes of the text without a place to cut them: the limit is %d", n,
+                       TOK_PART_BYTES_MAX);
     size_t size = n < 256 ? 256 : n;
     tok_best *best = realloc(w->best, size * sizeof *best);
     if (!best)

@@ -2,6 +2,19 @@
  * TOK_VOCAB_MAX); the text of all tokens stays below the file's 256 MiB. */
 #include "runtime/tokenizer_vocab.h"
 
+#include <sys/random.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+uint64_t tok_seed(void)
+{
+    uint64_t seed = 0;
+    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) < 0)
+        seed = (uint64_t)(uintptr_t)&seed; /* early boot: an address must do */
+    return seed;
+}
+
 void tok_vocab_finish(tok_vocab *v)
 {
     tok_buf_finish(&v->text);
@@ -45,28 +58,16 @@ fail:
     return rc;
 }
 
-static uint32_t bytes_hash(const char *bytes, size_t n)
+static uint32_t bytes_hash(const tok_vocab *v, const char *bytes, size_t n)
 {
-    uint64_t h = 0xcbf29ce484222325u ^ n;
-    while (n >= 8) {
-        uint64_t eight;
-        memcpy(&eight, bytes, 8);
-        h = (h ^ eight) * 0x9e3779b97f4a7c15u;
-        h ^= h >> 32;
-        bytes += 8;
-        n -= 8;
-    }
-    uint64_t last = 0;
-    memcpy(&last, bytes, n);
-    h = (h ^ last) * 0x9e3779b97f4a7c15u;
-    return (uint32_t)(h ^ h >> 29 ^ h >> 47);
+    return (uint32_t)XXH3_64bits_withSeed(bytes, n, v->seed);
 }
 
 static void slot_put(tok_vocab *v, int32_t id)
 {
     size_t n, other_n;
     const char *bytes = tok_vocab_bytes(v, id, &n);
-    for (uint32_t at = bytes_hash(bytes, n);; at++) {
+    for (uint32_t at = bytes_hash(v, bytes, n);; at++) {
         int32_t *slot = &v->slots[at & v->mask];
         if (*slot < 0) {
             *slot = id;
@@ -88,6 +89,7 @@ int tok_vocab_index(tok_vocab *v, cf_err *err)
         return CF_FAIL(err, -ENOMEM, "tokenizer: no memory to index %d tokens", v->n);
     memset(v->slots, 0xff, n_slots * sizeof *v->slots);
     v->mask = n_slots - 1;
+    v->seed = tok_seed();
     for (uint8_t raw = 0; raw <= TOK_RAW; raw = (uint8_t)(raw + TOK_RAW))
         for (int32_t id = 0; id < v->n; id++)
             if ((v->tokens[id].flags &
@@ -101,7 +103,7 @@ int32_t tok_vocab_find(const tok_vocab *v, const char *bytes, size_t n)
     size_t other_n;
     if (!v->slots)
         return -1;
-    for (uint32_t at = bytes_hash(bytes, n);; at++) {
+    for (uint32_t at = bytes_hash(v, bytes, n);; at++) {
         int32_t id = v->slots[at & v->mask];
         if (id < 0)
             return -1;

@@ -31,7 +31,11 @@ typedef struct tok_vocab {
     int32_t size;
     int32_t *slots; /* id by bytes: open addressing, -1 empty */
     uint32_t mask;
+    uint64_t seed; /* at random: a file cannot be made so that its tokens collide */
 } tok_vocab;
+
+/* A number that no file knows. */
+uint64_t tok_seed(void);
 
 void tok_vocab_finish(tok_vocab *v);
 /* Gives an id its bytes and flags, over what it had. The id is in [0, TOK_VOCAB_MAX). */

@@ -216,6 +216,7 @@ int cf_tokenizer_encode_marked(const cf_tokenizer *tok, const char *text, size_t
         return CF_FAIL(err, CF_EFORMAT, "the text is not UTF-8: byte 0x%02x at offset %zu",
                        (unsigned char)text[invalid], invalid);
     int rc = tok_scan_init(&e.scan, err);
+    tok_scan_grant(&e.scan, text_bytes);
     if (rc == 0)
         rc = whole_encode(&e, text, text_bytes, flags);
     tok_scan_finish(&e.scan);

@@ -9,6 +9,9 @@
  *   $ ^       at every line, hence MULTILINE
  *   {,n}      {0,n}
  * One more rewriting is for speed only: `\s+$` alone would be tried from each blank of a run.
+ * Beside that, callouts count the steps of a match (tokenizer_regex.h): behind each repeat (but for
+ * the first few `?` of an alternative), where a group or an alternative in one begins, behind many
+ * plain characters. Between two of them a match can do no more than a few hundred things.
  * Anything else that could mean something else (\b, {n,m}+, (?m), back references, POSIX sets) is
  * refused by name. Known difference: (?i) does not match one letter for two (ss, sharp s).
  * Sets nest at most SET_DEPTH deep; there is no recursion. */
@@ -18,7 +21,17 @@
 
 #include "runtime/tokenizer_classes.inc"
 
-enum { SET_DEPTH = 8, GROUP_DEPTH = 100, REPEAT_MAX = 1000 };
+enum {
+    SET_DEPTH = 8,
+    GROUP_DEPTH = 100,
+    REPEAT_MAX = 1000,
+    /* Not counted one by one: each costs time in every text, and these alone cannot cost much. */
+    OPTIONS_FREE = 3,
+    ALTERNATIVES_FREE = 16,
+    PARTS_FREE = 64,
+    /* Characters in the ranges of a pattern that ignores case: PCRE2 looks at each of them. */
+    CASELESS_MAX = 4 * 0x110000
+};
 
 #define WHITE_SPACE                                                                                \
     "\\x{9}-\\x{D}\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}"    \
@@ -105,6 +118,9 @@ typedef struct onig {
     const char *what;
     tok_buf *out;
     uint32_t depth; /* groups open */
+    uint32_t n_options, n_alternatives, n_parts; /* since a callout, or of an alternative */
+    bool caseless;                               /* (?i was there */
+    uint64_t n_ranged;
     set_level levels[SET_DEPTH];
     uint32_t n_levels;
     cf_err *err;
@@ -392,6 +408,12 @@ static int set_item(onig *o)
     CF_TRY(set_item_read(o, &last));
     if (last.items || last.c < e.c)
         return refuse(o, from, o->at - from, "is a range that ends before it begins");
+    o->n_ranged += last.c - e.c;
+    if (o->caseless && o->n_ranged > CASELESS_MAX)
+        return CF_FAIL(o->err, CF_ELIMIT,
+                       "%s: the sets of a pattern that ignores case have ranges of more than %d "
+                       "characters",
+                       o->what, CASELESS_MAX);
     CF_TRY(add(o, &s->items, "-"));
     CF_TRY(char_add(o, &s->items, last.c));
 fail:
@@ -449,6 +471,26 @@ static int repeat_read(const onig *o, uint32_t *low, uint32_t *high, bool *range
     return 1;
 }
 
+/* A step is counted here. Not before a repeat, which would then repeat the callout. */
+static int callout_put(onig *o)
+{
+    o->n_parts = 0;
+    if (o->at < o->n && memchr("*+?{", o->p[o->at], 4))
+        return 0;
+    return add(o, o->out, "(?C)");
+}
+
+/* What makes a repeat lazy or possessive belongs to it. */
+static int repeat_end(onig *o)
+{
+    int rc = 0;
+    if (next_is(o, "?") || next_is(o, "+"))
+        CF_TRY(tok_buf_add(o->out, o->p + o->at++, 1, o->err));
+    CF_TRY(callout_put(o));
+fail:
+    return rc;
+}
+
 static int repeat_put(onig *o)
 {
     uint32_t low, high;
@@ -469,7 +511,16 @@ static int repeat_put(onig *o)
         snprintf(text, sizeof text, "{%u,}", low);
     else
         snprintf(text, sizeof text, "{%u,%u}", low, high);
-    return add(o, o->out, text);
+    int rc = add(o, o->out, text);
+    return rc < 0 ? rc : repeat_end(o);
+}
+
+/* *, + or ?. */
+static int sign_put(onig *o)
+{
+    bool counted = o->p[o->at] != '?' || o->n_options++ >= OPTIONS_FREE;
+    int rc = tok_buf_add(o->out, o->p + o->at++, 1, o->err);
+    return rc < 0 || !counted ? rc : repeat_end(o);
 }
 
 static int group_open(onig *o)
@@ -493,9 +544,11 @@ static int group_open(onig *o)
         if (bytes == 0)
             return refuse(o, o->at, 4, "is no group that is known");
     }
+    o->caseless |= next_is(o, "(?i");
     int rc = tok_buf_add(o->out, o->p + o->at, bytes, o->err);
+    bool opened = !next_is(o, "(?i)");
     o->at += bytes;
-    return rc;
+    return rc < 0 || !opened ? rc : callout_put(o);
 }
 
 static int escape_put(onig *o)
@@ -521,6 +574,7 @@ fail:
 static int part_put(onig *o)
 {
     char c = o->p[o->at];
+    int rc = 0;
     switch (c) {
     case '\\':
         return escape_put(o);
@@ -534,6 +588,17 @@ static int part_put(onig *o)
     case '}':
         o->at++;
         return char_add(o, o->out, (unsigned char)c);
+    case '*':
+    case '+':
+    case '?':
+        return sign_put(o);
+    case '|':
+        o->at++;
+        CF_TRY(add(o, o->out, "|"));
+        if (o->depth > 0 || ++o->n_alternatives >= ALTERNATIVES_FREE)
+            return callout_put(o);
+        o->n_options = 0;
+        return 0;
     case ')':
         if (o->depth > 0)
             o->depth--;
@@ -542,7 +607,9 @@ static int part_put(onig *o)
         break;
     }
     o->at++;
-    return tok_buf_add(o->out, &c, 1, o->err);
+    CF_TRY(tok_buf_add(o->out, &c, 1, o->err));
+fail:
+    return rc;
 }
 
 int tok_onig_translate(const char *pattern, size_t bytes, const char *what, tok_buf *out,
@@ -556,8 +623,11 @@ int tok_onig_translate(const char *pattern, size_t bytes, const char *what, tok_
      * only, or the search is quadratic. */
     if (bytes == 4 && memcmp(pattern, "\\s+$", 4) == 0)
         return add(&o, out, "(?<![" WHITE_SPACE "])[" WHITE_SPACE "]+$");
-    while (rc == 0 && o.at < o.n)
+    while (rc == 0 && o.at < o.n) {
         rc = part_put(&o);
+        if (rc == 0 && ++o.n_parts >= PARTS_FREE)
+            rc = callout_put(&o);
+    }
     for (uint32_t i = 0; i < SET_DEPTH; i++) {
         tok_buf_finish(&o.levels[i].items);
         tok_buf_finish(&o.levels[i].sets);

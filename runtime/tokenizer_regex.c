@@ -1,8 +1,10 @@
 /* Split patterns: compiling and matching with PCRE2; see tokenizer_regex.h.
  *
- * Bounds: pattern length, compiled size, match limit, and a JIT stack that grows to 256 MiB of
- * address space, so that a letter repeated a million times is no error. Texts are checked to be
- * UTF-8 before they come here and pieces end between characters, hence NO_UTF_CHECK. */
+ * Bounds: pattern length, compiled size, PCRE2's match limit for each place a match is tried at, the
+ * steps of all of a text's matches together (a pattern may be quadratic well below that limit), and
+ * a JIT stack that grows to 256 MiB of address space, so that a letter repeated a million times is
+ * no error. Literals need none: memmem is linear. Texts are checked to be UTF-8 before they come
+ * here and pieces end between characters, hence NO_UTF_CHECK. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <stdio.h>
@@ -14,7 +16,9 @@ enum {
     CODE_BYTES_MAX = 1024 * 1024,
     MATCH_LIMIT = 50 * 1000 * 1000,
     JIT_STACK_FIRST = 64 * 1024,
-    JIT_STACK_MAX = 256 * 1024 * 1024
+    JIT_STACK_MAX = 256 * 1024 * 1024,
+    STEPS_FIRST = 64 * 1024 * 1024,
+    STEPS_A_BYTE = 256 /* patterns that are known take less than 20 */
 };
 
 static int compile_failed(const char *what, int code, size_t off, cf_err *err)
@@ -40,9 +44,12 @@ int tok_regex_compile(tok_regex *re, int syntax, const char *pattern, size_t byt
         return CF_FAIL(err, CF_ELIMIT, "%s: a pattern of %zu bytes is above the limit of %d", what,
                        bytes, PATTERN_BYTES_MAX);
     if (syntax == TOK_REGEX_LITERAL) {
-        options |= PCRE2_LITERAL;
-        CF_TRY(tok_buf_add(&text, pattern, bytes, err));
-    } else if (syntax == TOK_REGEX_CLUSTER) {
+        re->memory_bytes = bytes;
+        CF_TRY(tok_buf_reserve(&re->literal, bytes + 1, err));
+        CF_TRY(tok_buf_add(&re->literal, pattern, bytes, err));
+        return 0;
+    }
+    if (syntax == TOK_REGEX_CLUSTER) {
         CF_TRY(tok_buf_add(&text, "\\X", 2, err));
     } else {
         options |= PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
@@ -89,12 +96,34 @@ fail:
 void tok_regex_finish(tok_regex *re)
 {
     pcre2_code_free(re->code);
+    tok_buf_finish(&re->literal);
     *re = (tok_regex){0};
+}
+
+static int step_count(pcre2_callout_block *block, void *of)
+{
+    tok_steps *s = of;
+    size_t now = block->current_position;
+    if (s->start != block->start_match)
+        s->at = s->start = block->start_match;
+    /* Further back than before: given back, or in a lookbehind. */
+    uint64_t steps = now > s->at ? 1 + (now - s->at) : 1;
+    s->at = now;
+    if (steps > s->left)
+        return PCRE2_ERROR_CALLOUT;
+    s->left -= steps;
+    return 0;
+}
+
+void tok_scan_grant(tok_scan *scan, size_t bytes)
+{
+    scan->steps.left += (uint64_t)bytes * STEPS_A_BYTE;
+    scan->steps.granted += (uint64_t)bytes * STEPS_A_BYTE;
 }
 
 int tok_scan_init(tok_scan *scan, cf_err *err)
 {
-    *scan = (tok_scan){0};
+    *scan = (tok_scan){.steps = {.left = STEPS_FIRST, .granted = STEPS_FIRST}};
     scan->data = pcre2_match_data_create(1, NULL); /* the bounds of the whole match */
     scan->context = pcre2_match_context_create(NULL);
     if (!scan->data || !scan->context) {
@@ -102,6 +131,7 @@ int tok_scan_init(tok_scan *scan, cf_err *err)
         return CF_FAIL(err, -ENOMEM, "tokenizer: no memory to match patterns");
     }
     pcre2_set_match_limit(scan->context, MATCH_LIMIT);
+    pcre2_set_callout(scan->context, step_count, &scan->steps);
     return 0;
 }
 
@@ -113,13 +143,28 @@ void tok_scan_finish(tok_scan *scan)
     *scan = (tok_scan){0};
 }
 
-static int find_once(const tok_regex *re, tok_scan *scan, const tok_find *find)
+static int match_failed(const tok_scan *scan, const tok_find *find, int code, cf_err *err)
+{
+    if (code == PCRE2_ERROR_CALLOUT)
+        return CF_FAIL(err, CF_ELIMIT,
+                       "a split pattern gives up at byte %zu of a text of %zu bytes: its matches "
+                       "take more than %llu steps",
+                       find->at, find->bytes, (unsigned long long)scan->steps.granted);
+    return CF_FAIL(err, CF_ELIMIT,
+                   "a split pattern gives up at byte %zu of a text of %zu bytes (PCRE2 error %d)",
+                   find->at, find->bytes, code);
+}
+
+/* The next match in what is left: as pcre2_match returns, with its bounds. */
+static int find_once(const tok_regex *re, tok_scan *scan, const tok_find *find, size_t *begin,
+                     size_t *end)
 {
     PCRE2_SPTR text = (PCRE2_SPTR)find->text;
-    if (!re->jit)
-        return pcre2_match(re->code, text, find->bytes, find->at, PCRE2_NO_UTF_CHECK, scan->data,
-                           scan->context);
-    int n = pcre2_jit_match(re->code, text, find->bytes, find->at, 0, scan->data, scan->context);
+    scan->steps.start = SIZE_MAX;
+    int n = re->jit ? pcre2_jit_match(re->code, text, find->bytes, find->at, 0, scan->data,
+                                      scan->context)
+                    : pcre2_match(re->code, text, find->bytes, find->at, PCRE2_NO_UTF_CHECK,
+                                  scan->data, scan->context);
     if (n == PCRE2_ERROR_JIT_STACKLIMIT && !scan->stack) {
         scan->stack = pcre2_jit_stack_create(JIT_STACK_FIRST, JIT_STACK_MAX, NULL);
         if (scan->stack) {
@@ -128,24 +173,35 @@ static int find_once(const tok_regex *re, tok_scan *scan, const tok_find *find)
                                 scan->context);
         }
     }
+    if (n < 0)
+        return n;
+    const PCRE2_SIZE *bounds = pcre2_get_ovector_pointer(scan->data);
+    *begin = bounds[0];
+    *end = bounds[1];
     return n;
+}
+
+static int literal_once(const tok_regex *re, const tok_find *find, size_t *begin, size_t *end)
+{
+    const char *from = find->text + find->at;
+    const char *found = memmem(from, find->bytes - find->at, re->literal.data, re->literal.n);
+    if (!found)
+        return PCRE2_ERROR_NOMATCH;
+    *begin = (size_t)(found - find->text);
+    *end = *begin + re->literal.n;
+    return 1;
 }
 
 int tok_regex_next(const tok_regex *re, tok_scan *scan, tok_find *find, size_t *begin, size_t *end,
                    cf_err *err)
 {
     while (find->at <= find->bytes) {
-        int n = find_once(re, scan, find);
+        int n = re->code ? find_once(re, scan, find, begin, end)
+                         : literal_once(re, find, begin, end);
         if (n == PCRE2_ERROR_NOMATCH)
             return 0;
         if (n < 0)
-            return CF_FAIL(err, CF_ELIMIT,
-                           "a split pattern gives up at byte %zu of a text of %zu bytes (PCRE2 "
-                           "error %d)",
-                           find->at, find->bytes, n);
-        const PCRE2_SIZE *bounds = pcre2_get_ovector_pointer(scan->data);
-        *begin = bounds[0];
-        *end = bounds[1];
+            return match_failed(scan, find, n, err);
         if (*begin == *end && find->matched && find->last_end == *end) {
             size_t step = 1;
             if (find->at < find->bytes)

@@ -9,13 +9,22 @@
 #include "runtime/tokenizer_buf.h"
 
 typedef struct tok_regex {
-    struct pcre2_real_code_8 *code; /* NULL: none */
+    struct pcre2_real_code_8 *code; /* NULL: none, or a literal */
     bool jit;
+    tok_buf literal; /* LITERAL: looked for without PCRE2 */
     uint64_t memory_bytes;
 } tok_regex;
 
-/* What matching needs beside a pattern: buffers and limits. */
+/* What matching may cost. A pattern counts its own steps (tokenizer_onig.c puts the places where):
+ * one each, and one for each byte that a repeat has run over. */
+typedef struct tok_steps {
+    uint64_t left, granted;
+    size_t start, at; /* of the attempt counted last, and how far it was */
+} tok_steps;
+
+/* What matching needs beside a pattern: buffers and limits. It stays where it was made. */
 typedef struct tok_scan {
+    tok_steps steps;
     struct pcre2_real_match_data_8 *data;
     struct pcre2_real_match_context_8 *context;
     struct pcre2_real_jit_stack_8 *stack; /* made when the machine stack's share does not do */
@@ -42,6 +51,8 @@ int tok_regex_compile(tok_regex *re, int syntax, const char *pattern, size_t byt
 void tok_regex_finish(tok_regex *re);
 
 int tok_scan_init(tok_scan *scan, cf_err *err);
+/* Grants the steps that a text of so many bytes may take. */
+void tok_scan_grant(tok_scan *scan, size_t bytes);
 void tok_scan_finish(tok_scan *scan);
 
 /* The next match, as the reference's iterator gives them (an empty match right after a match is
@@ -49,7 +60,7 @@ void tok_scan_finish(tok_scan *scan);
 int tok_regex_next(const tok_regex *re, tok_scan *scan, tok_find *find, size_t *begin, size_t *end,
                    cf_err *err);
 
-/* Translates a pattern for PCRE2 (UTF, UCP, MULTILINE) into `out`. */
+/* Translates a pattern for PCRE2 (UTF, UCP, MULTILINE) into `out`, with callouts to count steps. */
 int tok_onig_translate(const char *pattern, size_t bytes, const char *what, tok_buf *out,
                        cf_err *err);
 

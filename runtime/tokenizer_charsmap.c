@@ -2,11 +2,14 @@
  *
  * As in the file: the size of the trie in bytes, its units, then the replacements. A unit holds a
  * label and the offset to its children; of a sequence that ends there the child by no byte holds
- * the place of its replacement. The table is untrusted: a step outside of it ends the search, and a
- * replacement outside of the texts counts as none. */
+ * the place of its replacement. The table is untrusted: a step outside of it ends the search, a
+ * replacement outside of the texts counts as none, and where units lead back to one another a
+ * search ends at a length that no sequence has. */
 #include "runtime/tokenizer_normal.h"
 
 #include "runtime/tokenizer.h" /* cf_utf8_invalid */
+
+enum { SEQUENCE_BYTES_MAX = 256 };
 
 int tok_charsmap_parse(tok_charsmap *m, const uint8_t *data, size_t bytes, const char *what,
                        cf_err *err)
@@ -54,18 +57,22 @@ static uint32_t unit_offset(uint32_t unit)
     return (unit >> 10) << ((unit & (1u << 9)) >> 6);
 }
 
-const char *tok_charsmap_find(const tok_charsmap *m, const char *text, size_t bytes, bool longest,
-                              size_t *used)
+int tok_charsmap_find(const tok_charsmap *m, const char *text, size_t bytes, bool longest,
+                      const char **to, size_t *used, cf_err *err)
 {
-    const char *found = NULL;
+    *to = NULL;
     if (m->n_units == 0)
-        return NULL;
+        return 0;
     uint32_t at = unit_offset(m->units[0]);
     for (size_t i = 0; i < bytes && text[i]; i++) {
         unsigned char byte = (unsigned char)text[i];
         at ^= byte;
         if (at >= m->n_units || (m->units[at] & 0x800000ffu) != byte)
             break;
+        if (i == SEQUENCE_BYTES_MAX)
+            return CF_FAIL(err, CF_ELIMIT,
+                           "the precompiled_charsmap has a sequence of more than %d bytes",
+                           SEQUENCE_BYTES_MAX);
         uint32_t unit = m->units[at];
         at ^= unit_offset(unit);
         if (!(unit >> 8 & 1))
@@ -77,10 +84,10 @@ const char *tok_charsmap_find(const tok_charsmap *m, const char *text, size_t by
         if (place >= m->text_bytes || ((unsigned char)m->texts[place] & 0xc0) == 0x80 ||
             (i + 1 < bytes && ((unsigned char)text[i + 1] & 0xc0) == 0x80))
             continue;
-        found = m->texts + place;
+        *to = m->texts + place;
         *used = i + 1;
         if (!longest)
             break;
     }
-    return found;
+    return 0;
 }

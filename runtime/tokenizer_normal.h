@@ -9,7 +9,13 @@
 
 #include "runtime/tokenizer_regex.h"
 
-enum { TOK_STEPS_MAX = 16 };
+enum {
+    TOK_STEPS_MAX = 16,
+    /* What a step may make of a text. In Unicode's own tables a character of 3 bytes becomes 33. */
+    TOK_GROWTH_MAX = 16,
+    TOK_GROWTH_FREE = 1024,
+    TOK_NORMAL_BYTES_MAX = 512 * 1024 * 1024
+};
 
 /* The table: a double array of units (offset, label, leaf) and the replacements, each ended by a
  * zero byte. */
@@ -24,10 +30,10 @@ typedef struct tok_charsmap {
 int tok_charsmap_parse(tok_charsmap *m, const uint8_t *data, size_t bytes, const char *what,
                        cf_err *err);
 void tok_charsmap_finish(tok_charsmap *m);
-/* What the longest (the shortest) sequence at the beginning of `text` becomes, and its length;
- * NULL when none does. */
-const char *tok_charsmap_find(const tok_charsmap *m, const char *text, size_t bytes, bool longest,
-                              size_t *used);
+/* What the longest (the shortest) sequence at the beginning of `text` becomes, and its length; *to
+ * NULL when none does. Negative where the table has sequences without an end. */
+int tok_charsmap_find(const tok_charsmap *m, const char *text, size_t bytes, bool longest,
+                      const char **to, size_t *used, cf_err *err);
 
 typedef enum {
     TOK_STEP_NFC,
@@ -59,6 +65,7 @@ typedef struct tok_normal_work {
     uint32_t *sorted;
     size_t size_sorted;
     tok_buf other; /* the text between two steps */
+    size_t given, end; /* bytes of the text given; where what a step makes of it must end */
     tok_scan scan; /* made when a step matches patterns */
 } tok_normal_work;
 

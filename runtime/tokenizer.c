@@ -45,8 +45,7 @@ uint64_t cf_tokenizer_memory(const cf_tokenizer *tok)
     return sizeof *tok + tok_vocab_memory(&tok->vocab) +
            tok_bpe_memory(&tok->bpe) + tok_unigram_memory(&tok->unigram) +
            tok_normal_memory(&tok->normal) + tok_pretok_memory(&tok->pretok) +
-           (uint64_t)(tok->added.size + tok->added_normalized.size) * sizeof(tok_node) +
-           tok->added.word.memory_bytes + tok->added_normalized.word.memory_bytes;
+           tok_added_memory(&tok->added) + tok_added_memory(&tok->added_normalized);
 }
 
 const char *cf_tokenizer_piece(const cf_tokenizer *tok, int32_t id, size_t *bytes)

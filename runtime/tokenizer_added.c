@@ -6,55 +6,37 @@
 #include "runtime/tokenizer.h" /* CF_TOK_MARK_* */
 #include "runtime/tokenizer_normal.h"
 
-static int node_new(tok_added *a, uint8_t byte, uint32_t *at, cf_err *err)
+static int tokens_room(tok_added *a, cf_err *err)
 {
-    if (a->n == a->size) {
-        uint32_t size = a->size ? a->size * 2 : 256;
-        tok_node *nodes = realloc(a->nodes, size * sizeof *nodes);
-        if (!nodes)
-            return CF_FAIL(err, -ENOMEM, "tokenizer: no memory for added tokens");
-        a->nodes = nodes;
-        a->size = size;
-    }
-    *at = a->n++;
-    a->nodes[*at] = (tok_node){.id = -1, .byte = byte};
+    if (a->texts.n < a->size)
+        return 0;
+    int32_t size = a->size ? a->size * 2 : 64;
+    tok_added_token *tokens = realloc(a->tokens, (size_t)size * sizeof *tokens);
+    if (!tokens)
+        return CF_FAIL(err, -ENOMEM, "tokenizer: no memory for %d added tokens", size);
+    a->tokens = tokens;
+    a->size = size;
     return 0;
-}
-
-static uint32_t node_child(const tok_added *a, uint32_t node, uint8_t byte)
-{
-    uint32_t child = a->nodes[node].child;
-    while (child && a->nodes[child].byte != byte)
-        child = a->nodes[child].sibling;
-    return child;
 }
 
 int tok_added_put(tok_added *a, const char *text, size_t bytes, int32_t id, uint8_t flags,
                   cf_err *err)
 {
-    uint32_t node = 0;
-    int rc = 0;
-    cf_assert(bytes > 0 && bytes <= TOK_ADDED_BYTES_MAX);
-    if (a->n == 0)
-        CF_TRY(node_new(a, 0, &node, err));
-    a->first[(uint8_t)text[0]] = true;
-    for (size_t i = 0; i < bytes; i++) {
-        uint32_t child = node_child(a, node, (uint8_t)text[i]);
-        if (!child) {
-            CF_TRY(node_new(a, (uint8_t)text[i], &child, err));
-            a->nodes[child].sibling = a->nodes[node].child;
-            a->nodes[node].child = child;
-        }
-        node = child;
-    }
-    if (a->nodes[node].id < 0) {
-        a->nodes[node].id = id;
-        a->nodes[node].flags = flags;
-    }
     /* What \w is to the reference here: unlike in a split pattern, with the two joiners and
      * without the superscript digits and fractions of Latin-1. */
     static const char word_pattern[] =
         "\\A(?:[\\u200C\\u200D]|[\\w&&[^\\u00B2\\u00B3\\u00B9\\u00BC-\\u00BE]])";
+    int rc = 0;
+    cf_assert(bytes > 0 && bytes <= TOK_ADDED_BYTES_MAX);
+    if (a->texts.text.n + bytes > TOK_ADDED_TEXT_MAX || a->texts.n == TOK_VOCAB_MAX)
+        return CF_FAIL(err, CF_ELIMIT,
+                       "tokenizer: the texts of the added tokens up to %d have more than %d bytes "
+                       "together",
+                       id, TOK_ADDED_TEXT_MAX);
+    CF_TRY(tokens_room(a, err));
+    a->first[(uint8_t)text[0]] = true;
+    a->tokens[a->texts.n] = (tok_added_token){.id = id, .flags = flags};
+    CF_TRY(tok_vocab_set(&a->texts, a->texts.n, text, bytes, 0, err));
     if ((flags & TOK_SINGLE_WORD) && !a->word.code)
         CF_TRY(tok_regex_compile(&a->word, TOK_REGEX_ONIG, word_pattern, sizeof word_pattern - 1,
                                  "the word characters of added tokens", err));
@@ -62,11 +44,36 @@ fail:
     return rc;
 }
 
+int tok_added_seal(tok_added *a, cf_err *err)
+{
+    int32_t n = a->texts.n;
+    if (n == a->n_sealed)
+        return 0;
+    int32_t *all = malloc((size_t)n * sizeof *all);
+    if (!all)
+        return CF_FAIL(err, -ENOMEM, "tokenizer: no memory for %d added tokens", n);
+    for (int32_t i = 0; i < n; i++)
+        all[i] = i;
+    tok_trie_finish(&a->trie);
+    int rc = tok_trie_build(&a->trie, &a->texts, all, (size_t)n, err);
+    a->n_sealed = rc < 0 ? 0 : n;
+    free(all);
+    return rc;
+}
+
 void tok_added_finish(tok_added *a)
 {
-    free(a->nodes);
+    tok_vocab_finish(&a->texts);
+    free(a->tokens);
+    tok_trie_finish(&a->trie);
     tok_regex_finish(&a->word);
     *a = (tok_added){0};
+}
+
+uint64_t tok_added_memory(const tok_added *a)
+{
+    return tok_vocab_memory(&a->texts) + (uint64_t)a->size * sizeof *a->tokens +
+           tok_trie_memory(&a->trie) + a->word.memory_bytes;
 }
 
 static size_t char_before(const char *text, size_t at)
@@ -88,27 +95,29 @@ static int char_is_word(const tok_added *a, tok_scan *scan, const char *text, si
 }
 
 /* Does a mark on one of its bytes make this token plain text? */
-static bool is_hidden(const tok_added *a, const tok_cut *cut, uint32_t node, uint8_t mark,
+static bool is_hidden(const tok_added *a, const tok_cut *cut, int32_t token, uint8_t mark,
                       size_t at, size_t last)
 {
     bool bracketed = cut->text[at] == '<' && cut->text[last] == '>';
     return mark &&
-           ((a->nodes[node].flags & TOK_IS_SPECIAL) || (mark >= CF_TOK_MARK_USER && bracketed));
+           ((a->tokens[token].flags & TOK_IS_SPECIAL) || (mark >= CF_TOK_MARK_USER && bracketed));
 }
 
-/* The longest token that begins at `at`: its node, 0 for none. */
-static uint32_t longest_at(const tok_added *a, const tok_cut *cut, size_t at, size_t *bytes)
+/* The longest token that begins at `at`: its place, -1 for none. */
+static int32_t longest_at(const tok_added *a, const tok_cut *cut, size_t at, size_t *bytes)
 {
-    uint32_t node = 0, best = 0;
+    uint32_t node = 0;
+    int32_t best = -1;
     uint8_t mark = cut->mark;
     for (size_t i = at; i < cut->bytes; i++) {
-        node = node_child(a, node, (uint8_t)cut->text[i]);
+        node = tok_trie_step(&a->trie, node, (uint8_t)cut->text[i]);
         if (!node)
             break;
         if (cut->marks && cut->marks[i] > mark)
             mark = cut->marks[i];
-        if (a->nodes[node].id >= 0 && !is_hidden(a, cut, node, mark, at, i)) {
-            best = node;
+        int32_t token = a->trie.nodes[node].id;
+        if (token >= 0 && !is_hidden(a, cut, token, mark, at, i)) {
+            best = token;
             *bytes = i + 1 - at;
         }
     }
@@ -116,7 +125,7 @@ static uint32_t longest_at(const tok_added *a, const tok_cut *cut, size_t at, si
 }
 
 /* 1 when the flags let the match [begin, end) count, and widens it; 0 when not. */
-static int match_accept(const tok_added *a, tok_scan *scan, const tok_cut *cut, uint8_t flags,
+static int match_accept(const tok_added *a, tok_scan *scan, tok_cut *cut, uint8_t flags,
                         size_t *begin, size_t *end, cf_err *err)
 {
     int rc = 0;
@@ -141,9 +150,15 @@ static int match_accept(const tok_added *a, tok_scan *scan, const tok_cut *cut, 
         if (*begin < cut->plain)
             *begin = cut->plain;
     }
-    if (flags & TOK_RSTRIP)
+    if (flags & TOK_RSTRIP) {
+        /* Not one by one again for each token among them. */
+        if (*end < cut->blanks || *end > cut->blanks_end)
+            cut->blanks = cut->blanks_end = *end;
+        *end = cut->blanks_end;
         while (*end < cut->bytes && tok_char_is_space(tok_char(cut->text + *end, &step)))
             *end += step;
+        cut->blanks_end = *end;
+    }
     return 1;
 fail:
     return rc;
@@ -155,19 +170,19 @@ int tok_added_next(const tok_added *a, tok_scan *scan, tok_cut *cut, size_t *beg
     int rc = 0;
     if (cut->done)
         return 0;
-    while (a->n > 0 && cut->at < cut->bytes) {
+    while (a->trie.n > 0 && cut->at < cut->bytes) {
         size_t from = cut->at, bytes = 0, end;
         if (!a->first[(uint8_t)cut->text[from]]) {
             cut->at++;
             continue;
         }
-        uint32_t node = longest_at(a, cut, from, &bytes);
-        if (!node) {
+        int32_t token = longest_at(a, cut, from, &bytes);
+        if (token < 0) {
             cut->at++;
             continue;
         }
         cut->at = end = from + bytes;
-        CF_TRY(match_accept(a, scan, cut, a->nodes[node].flags, &from, &end, err));
+        CF_TRY(match_accept(a, scan, cut, a->tokens[token].flags, &from, &end, err));
         if (rc == 0)
             continue;
         /* A match among the blanks that the last one took along counts (and what follows it is
@@ -178,7 +193,7 @@ int tok_added_next(const tok_added *a, tok_scan *scan, tok_cut *cut, size_t *beg
         }
         *begin = cut->plain;
         *n = from > cut->plain ? from - cut->plain : 0;
-        *id = a->nodes[node].id;
+        *id = a->tokens[token].id;
         cut->plain = end;
         return 1;
     }

@@ -124,7 +124,7 @@ static int token_set(source *s, int32_t id)
     if (text.bytes == 0 || text.bytes > TOK_ADDED_BYTES_MAX / 4)
         return tok_vocab_set(&s->tok->vocab, id, text.at, text.bytes,
                              (uint8_t)(TOK_ADDED | (special ? TOK_SPECIAL : 0)), s->err);
-    return tok_added_define(s->tok, text.at, text.bytes, id, flags, false, s->err);
+    return tok_added_define(s->tok, text.at, text.bytes, id, flags, NULL, s->err);
 }
 
 static int tokens_read(source *s)

@@ -285,23 +285,27 @@ static int pre_tokenizer_read(tok_reader *r, const json_t *root)
 /* --- added_tokens ---------------------------------------------------------------------------- */
 
 int tok_added_define(cf_tokenizer *tok, const char *text, size_t n, int32_t id, uint8_t flags,
-                     bool normalized, cf_err *err)
+                     tok_normal_work *normalized, cf_err *err)
 {
-    tok_normal_work work = {0};
     tok_buf out = {0};
     bool changed = false, special = flags & TOK_IS_SPECIAL;
     int rc = tok_vocab_set(&tok->vocab, id, text, n,
                            (uint8_t)(TOK_ADDED | (special ? TOK_SPECIAL : 0)), err);
     if (rc == 0 && normalized)
-        rc = tok_normal_run(&tok->normal, &work, text, n, &out, &changed, err);
+        rc = tok_normal_run(&tok->normal, normalized, text, n, &out, &changed, err);
     /* Normalised to nothing it is never found; to too much, it is not looked for. */
     size_t bytes = changed ? out.n : n;
     if (rc == 0 && bytes > 0 && bytes <= TOK_ADDED_BYTES_MAX)
         rc = tok_added_put(normalized ? &tok->added_normalized : &tok->added,
                            changed ? out.data : text, bytes, id, flags, err);
-    tok_normal_work_finish(&work);
     tok_buf_finish(&out);
     return rc;
+}
+
+int tok_added_seal_all(cf_tokenizer *tok, cf_err *err)
+{
+    int rc = tok_added_seal(&tok->added, err);
+    return rc < 0 ? rc : tok_added_seal(&tok->added_normalized, err);
 }
 
 static int added_token_read(tok_reader *r, const json_t *item, const char *where, int32_t id)
@@ -329,7 +333,8 @@ static int added_token_read(tok_reader *r, const json_t *item, const char *where
     flags = (uint8_t)(flags | (special ? TOK_IS_SPECIAL : 0));
     if (n == 0)
         return 0; /* the reference ignores these */
-    CF_TRY(tok_added_define(r->tok, json_string_value(content), n, id, flags, normalized, r->err));
+    CF_TRY(tok_added_define(r->tok, json_string_value(content), n, id, flags,
+                            normalized ? &r->normal : NULL, r->err));
 fail:
     return rc;
 }
@@ -378,6 +383,7 @@ int tok_json_read(cf_tokenizer *tok, const json_t *root, const char *path, cf_er
     CF_TRY(tok_json_post_processor(&r, root));
 fail:
     tok_buf_finish(&r.work);
+    tok_normal_work_finish(&r.normal);
     free(r.scores);
     return rc;
 }
@@ -418,24 +424,28 @@ int tok_json_read_config(cf_tokenizer *tok, const json_t *root, bool added, cons
     int rc = 0;
     if (!json_is_object(root))
         return tok_json_bad(path, err, "the file is %s, not an object", tok_json_type(root));
-    if (added)
+    if (added) {
         CF_TRY(added_decoder_read(&r, root));
+        CF_TRY(tok_added_seal_all(tok, err));
+    }
     const json_t *flag = json_object_get(root, "add_bos_token");
     const json_t *bos = json_object_get(root, "bos_token");
     if (json_is_object(bos))
         bos = json_object_get(bos, "content");
     if (tok->has_template || !flag || json_is_null(flag))
-        return 0;
+        goto fail;
     CF_TRY(tok_json_flag(&r, root, "the file", "add_bos_token", false, &adds_bos));
     if (!adds_bos)
         tok->n_prefix = 0;
     if (!adds_bos || !json_is_string(bos))
-        return 0;
+        goto fail;
     int32_t id = cf_tokenizer_find(tok, json_string_value(bos));
     if (id < 0)
-        return TOK_BAD(&r, "bos_token \"%s\" is not in the vocabulary", tok_json_quoted(bos, text));
+        CF_TRY(TOK_BAD(&r, "bos_token \"%s\" is not in the vocabulary",
+                       tok_json_quoted(bos, text)));
     tok->prefix[0] = id;
     tok->n_prefix = 1;
 fail:
+    tok_normal_work_finish(&r.normal);
     return rc;
 }

@@ -12,6 +12,7 @@ typedef struct tok_reader {
     const char *path;
     cf_err *err;
     tok_buf work;
+    tok_normal_work normal; /* of added tokens: one for all, or each would have its own steps */
     bool byte_level;   /* else characters, with U+2581 for spaces */
     bool decode_bytes; /* byte tokens are decoded as bytes */
     bool has_spaces;   /* a normaliser replaces spaces by U+2581: this step */

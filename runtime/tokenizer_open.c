@@ -103,8 +103,10 @@ static int packed_config_read(const cf_tokenizer_place *place, json_t **root, ch
 /* --- from memory ----------------------------------------------------------------------------- */
 
 /* Ends the making of a tokenizer: it is given out, or closed. */
-static int give(cf_tokenizer *tok, int rc, cf_tokenizer **out)
+static int give(cf_tokenizer *tok, int rc, cf_tokenizer **out, cf_err *err)
 {
+    if (rc == 0)
+        rc = tok_added_seal_all(tok, err);
     if (rc < 0)
         cf_tokenizer_close(&tok);
     *out = rc < 0 ? NULL : tok;
@@ -134,7 +136,7 @@ int cf_tokenizer_parse(const char *json, size_t json_bytes, const char *path, cf
     json_t *root = json_parse(json, json_bytes, path, err);
     int rc = root ? tok_json_read(tok, root, path, err) : CF_EFORMAT;
     json_decref(root);
-    return give(tok, rc, out);
+    return give(tok, rc, out, err);
 }
 
 int cf_tokenizer_parse_spm(const uint8_t *data, size_t bytes, const char *path, cf_tokenizer **out,
@@ -144,7 +146,7 @@ int cf_tokenizer_parse_spm(const uint8_t *data, size_t bytes, const char *path, 
     cf_tokenizer *tok = make(bytes, path, err);
     if (!tok)
         return bytes > TOK_FILE_BYTES_MAX ? CF_ELIMIT : -ENOMEM;
-    return give(tok, tok_spm_read(tok, data, bytes, path, err), out);
+    return give(tok, tok_spm_read(tok, data, bytes, path, err), out, err);
 }
 
 int cf_tokenizer_parse_ranks(const char *text, size_t bytes, const char *rule,
@@ -161,7 +163,7 @@ int cf_tokenizer_parse_ranks(const char *text, size_t bytes, const char *rule,
         tok_rule_refuse(tok, rules, path, "a rank file split like", rule, strlen(rule));
         found = &none;
     }
-    return give(tok, tok_tiktoken_read(tok, text, bytes, found, path, err), out);
+    return give(tok, tok_tiktoken_read(tok, text, bytes, found, path, err), out, err);
 }
 
 int cf_tokenizer_parse_list(const char *json, size_t json_bytes, const cf_tokenizer_rules *rules,
@@ -174,7 +176,7 @@ int cf_tokenizer_parse_list(const char *json, size_t json_bytes, const cf_tokeni
     json_t *root = json_parse(json, json_bytes, path, err);
     int rc = root ? tok_list_read(tok, root, rules, path, err) : CF_EFORMAT;
     json_decref(root);
-    return give(tok, rc, out);
+    return give(tok, rc, out, err);
 }
 
 int cf_tokenizer_parse_gguf(const cf_gguf *meta, const cf_tokenizer_rules *rules, const char *path,
@@ -184,7 +186,7 @@ int cf_tokenizer_parse_gguf(const cf_gguf *meta, const cf_tokenizer_rules *rules
     cf_tokenizer *tok = make(0, path, err);
     if (!tok)
         return -ENOMEM;
-    return give(tok, tok_gguf_read(tok, meta, rules, path, err), out);
+    return give(tok, tok_gguf_read(tok, meta, rules, path, err), out, err);
 }
 
 /* --- a folder -------------------------------------------------------------------------------- */

@@ -62,10 +62,13 @@ int tok_json_read_config(cf_tokenizer *tok, const json_t *root, bool added, cons
 
 /* --- shared by the readers ------------------------------------------------------------------- */
 
-/* Gives an id its text as an added token, to be looked for in texts as given, or, normalized, in
- * what is left of them; its flags as tokenizer_added.h has them. */
+/* Gives an id its text as an added token, to be looked for in texts as given, or, normalized (with
+ * this working memory, else NULL), in what is left of them; its flags as tokenizer_added.h has
+ * them. */
 int tok_added_define(cf_tokenizer *tok, const char *text, size_t n, int32_t id, uint8_t flags,
-                     bool normalized, cf_err *err);
+                     tok_normal_work *normalized, cf_err *err);
+/* After the last of them. */
+int tok_added_seal_all(cf_tokenizer *tok, cf_err *err);
 /* A token of a SentencePiece vocabulary: kept with spaces for U+2581, "<0x41>" as that byte. */
 int tok_piece_define(cf_tokenizer *tok, const char *text, size_t n, int32_t id, bool byte,
                      tok_fallback *bytes, cf_err *err);

@@ -11,7 +11,7 @@
 
 enum {
     MAX_NAME = 512,
-    MAX_RECORDS = 1 << 17 /* several times the largest model there is; bounds what a config costs */
+    MAX_RECORDS = 1 << 16 /* twice those of the largest model there is; bounds what a config costs */
 };
 
 /* Grows `*list` to hold n + 1 elements, doubling at powers of two. */

@@ -25,6 +25,7 @@ extern const cf_family *const cf_families[]; /* NULL-terminated; models/registry
 const cf_family *cf_family_find(const json_t *config, const char *path, cf_err *err);
 
 /* A config from a file: a JSON object of bounded size. The caller owns it; NULL with a sentence. */
+enum { CF_CONFIG_BYTES_MAX = 16 << 20, CF_CONFIG_VALUES_MAX = 1 << 20 };
 json_t *cf_config_read(const char *path, cf_err *err);
 
 /* Opens a model: config, catalogue, family, plan. A directory with config.json and safetensors, a

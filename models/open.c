@@ -9,37 +9,15 @@
 #include "models/open_pack.h"
 #include "models/stored.h"
 #include "models/tokenizer_rules.h"
+#include "runtime/base/json.h"
 #include "runtime/engine.h"
 #include "storage/safetensors.h"
 
-enum { MAX_CONFIG_BYTES = 16 << 20, MAX_DIR_BYTES = 3000 };
+enum { MAX_DIR_BYTES = 3000 };
 
 json_t *cf_config_read(const char *path, cf_err *err)
 {
-    struct stat st;
-    if (stat(path, &st) < 0) {
-        CF_FAIL(err, -errno, "cannot open %s: %s", path, strerror(errno));
-        return NULL;
-    }
-    if (!S_ISREG(st.st_mode)) { /* a pipe would hang us */
-        CF_FAIL(err, CF_EFORMAT, "%s is not a regular file", path);
-        return NULL;
-    }
-    if (st.st_size > MAX_CONFIG_BYTES) {
-        CF_FAIL(err, CF_EFORMAT, "%s has %lld bytes, at most %d are expected", path,
-                (long long)st.st_size, MAX_CONFIG_BYTES);
-        return NULL;
-    }
-    json_error_t e;
-    json_t *config = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
-    if (!config)
-        CF_FAIL(err, CF_EFORMAT, "%s, line %d: %s", path, e.line, e.text);
-    else if (!json_is_object(config)) {
-        CF_FAIL(err, CF_EFORMAT, "%s is not a JSON object", path);
-        json_decref(config);
-        config = NULL;
-    }
-    return config;
+    return cf_json_load(path, CF_CONFIG_BYTES_MAX, CF_CONFIG_VALUES_MAX, err);
 }
 
 /* Everything must have a role: a tensor that nobody asked for hides a mistake. */

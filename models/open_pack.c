@@ -4,6 +4,7 @@
  * A pack stores every expert as plain matrices, however its source fused or transposed them, so
  * what a family has to say about their places does not matter: build.c asks for none, and
  * cf_pack_bind fills them in afterwards. */
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include "models/build.h"
 #include "models/gguf.h"
 #include "models/open_pack.h"
+#include "runtime/base/json.h"
 
 /* Piece p of the pack as the model has it: matrices, then biases. */
 static cf_piece_def *piece_of(cf_moe_def *d, uint32_t p)
@@ -182,15 +184,17 @@ int cf_pack_bind(cf_build *b, cf_err *err)
 static int config_read(cf_model *m, json_t **config, cf_err *err)
 {
     cf_text text;
-    json_error_t e;
+    char where[PATH_MAX];
     int rc = cf_gguf_string(m->pack->meta, "catflap.config", &text, err);
     if (rc == 0)
         rc = CF_FAIL(err, CF_EFORMAT, "%s: the key catflap.config is missing", m->dir);
     if (rc < 0)
         return rc;
-    *config = json_loadb(text.at, text.bytes, JSON_REJECT_DUPLICATES, &e);
+    snprintf(where, sizeof where, "%.*s: catflap.config", PATH_MAX - 32, m->dir);
+    *config = cf_json_parse(where, text.at, text.bytes, JSON_REJECT_DUPLICATES,
+                            CF_CONFIG_VALUES_MAX, err);
     if (!*config)
-        return CF_FAIL(err, CF_EFORMAT, "%s: catflap.config, line %d: %s", m->dir, e.line, e.text);
+        return CF_EFORMAT;
     if (!json_is_object(*config))
         return CF_FAIL(err, CF_EFORMAT, "%s: catflap.config is not an object", m->dir);
     return 0;

@@ -1,12 +1,14 @@
 /* Chat: see chat.h. Files beside the model are untrusted: bounded, and a fault is a sentence. */
 #include "runtime/chat.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/base/json.h"
 #include "runtime/model_file.h"
 
-enum { CONFIG_BYTES_MAX = 16 << 20 };
+enum { CONFIG_BYTES_MAX = 16 << 20, CONFIG_VALUES_MAX = 1 << 20 };
 
 struct cf_chat {
     cf_jinja_template *tmpl;
@@ -21,14 +23,15 @@ static int config_read(const char *dir, const cf_gguf *meta, json_t **config, cf
     static const char name[] = "tokenizer_config.json";
     char *text = NULL;
     size_t bytes;
-    json_error_t e;
+    char path[4096];
     int rc = cf_model_file_read(dir, meta, name, CONFIG_BYTES_MAX, &text, &bytes, err);
     if (rc != 0)
         return rc < 0 ? rc : 0;
-    *config = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &e);
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    *config = cf_json_parse(path, text, bytes, JSON_REJECT_DUPLICATES, CONFIG_VALUES_MAX, err);
     free(text);
     if (!*config)
-        return CF_FAIL(err, CF_EFORMAT, "%s/%s: line %d: %s", dir, name, e.line, e.text);
+        return CF_EFORMAT;
     if (!json_is_object(*config))
         return CF_FAIL(err, CF_EFORMAT, "%s/%s is not an object", dir, name);
     return 0;

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "runtime/base/json.h"
 #include "runtime/model_file.h"
 #include "runtime/tokenizer_parts.h"
 
@@ -55,11 +56,8 @@ fail:
 
 static json_t *json_parse(const char *text, size_t bytes, const char *path, cf_err *err)
 {
-    json_error_t e;
-    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
-    if (!root)
-        CF_FAIL(err, CF_EFORMAT, "%s: line %d, column %d: %s", path, e.line, e.column, e.text);
-    return root;
+    return cf_json_parse(path, text, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL,
+                         TOK_JSON_VALUES_MAX, err);
 }
 
 /* dir/name; false, with a sentence, where that is too long. */

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "runtime/base/align.h"
+#include "runtime/base/json.h"
 #include "storage/catalogue_build.h"
 #include "storage/safetensors_slices.h"
 
@@ -32,45 +33,11 @@ enum {
 
 #define INDEX_NAME "model.safetensors.index.json"
 
-/* Depth and number of values, without building anything. Text that is not JSON is left to the
- * parser, which stops at the same byte at which the two would begin to disagree. */
-static int json_check_bounds(const char *path, const char *json, size_t bytes, uint32_t max_depth,
-                             cf_err *err)
-{
-    uint32_t depth = 0, values = 0;
-    bool in_string = false;
-    for (size_t i = 0; i < bytes; i++) {
-        char c = json[i];
-        if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = false;
-            continue;
-        }
-        if (c == '"')
-            in_string = true;
-        else if (c == '{' || c == '[')
-            depth++, values++;
-        else if (c == ',')
-            values++;
-        else if ((c == '}' || c == ']') && depth)
-            depth--;
-        if (depth > max_depth)
-            return CF_FAIL(err, CF_EFORMAT, "%s: JSON nested deeper than %u at byte %zu", path,
-                           max_depth, i);
-        if (values > VALUES_MAX)
-            return CF_FAIL(err, CF_EFORMAT, "%s: JSON of more than %d values", path,
-                           (int)VALUES_MAX);
-    }
-    return 0;
-}
-
 /* An object from untrusted text, or NULL with err set. */
 static json_t *json_object_load(const char *path, const char *what, const char *json, size_t bytes,
                                 uint32_t max_depth, cf_err *err)
 {
-    if (json_check_bounds(path, json, bytes, max_depth, err) < 0)
+    if (cf_json_check_bounds(path, json, bytes, max_depth, VALUES_MAX, err) < 0)
         return NULL;
     json_error_t e;
     json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &e);

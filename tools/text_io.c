@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "storage/catalogue.h"
 #include "tools/tool.h"
 
 int cf_text_read(const char *path, char **text, size_t *bytes, cf_err *err)
@@ -79,9 +80,10 @@ int cf_ids_read(const char *path, int32_t **out, uint64_t *n_out, cf_err *err)
         while (p < end && *p >= '0' && *p <= '9' && v <= INT32_MAX)
             v = v * 10 + (uint64_t)(*p++ - '0');
         if (v > INT32_MAX || (p < end && !is_blank(*p))) {
-            int shown = (int)strcspn(word, " \n\t\r\v\f");
-            CF_TRY(CF_FAIL(err, CF_EFORMAT, "%s, line %" PRIu64 ": \"%.*s\" is not a token id",
-                           path, line, shown < 40 ? shown : 40, word));
+            char raw[41], clean[41];
+            snprintf(raw, sizeof raw, "%.*s", (int)strcspn(word, " \n\t\r\v\f"), word);
+            CF_TRY(CF_FAIL(err, CF_EFORMAT, "%s, line %" PRIu64 ": \"%s\" is not a token id",
+                           path, line, cf_text_clean(raw, clean, sizeof clean)));
         }
         ids[n++] = (int32_t)v;
     }

@@ -5,8 +5,11 @@
 #include <inttypes.h>
 #include <jansson.h>
 
+#include "runtime/base/json.h"
 #include "tools/table.h"
 #include "tools/tune.h"
+
+enum { STATS_BYTES_MAX = 16 << 20, STATS_VALUES_MAX = 1 << 20 };
 
 static uint64_t number(const json_t *stats, const char *group, const char *key)
 {
@@ -16,11 +19,10 @@ static uint64_t number(const json_t *stats, const char *group, const char *key)
 
 static int stats_read(const char *path, cf_tune_own *own, cf_err *err)
 {
-    json_error_t e;
-    json_t *stats = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
+    cf_err why = {0};
+    json_t *stats = cf_json_load(path, STATS_BYTES_MAX, STATS_VALUES_MAX, &why);
     if (!stats)
-        return CF_FAIL(err, CF_EFORMAT, "%s is not the statistics of a run: %s (line %d)", path,
-                       e.text, e.line);
+        return CF_FAIL(err, why.code, "%s is not the statistics of a run: %s", path, why.msg);
     bool whole = json_is_object(json_object_get(stats, "experts")) &&
                  json_is_object(json_object_get(stats, "prefetch"));
     own->run = (cf_replay_counts){.lookups = number(stats, "experts", "lookups"),

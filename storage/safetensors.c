@@ -258,6 +258,15 @@ static int text_order(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
+/* Of a shard in the folder. Sentences carry the path, so nothing in it may steer a terminal. */
+static bool is_plain_name(const char *name)
+{
+    for (const char *c = name; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7f || *c == '/')
+            return false;
+    return *name && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && strlen(name) <= 255;
+}
+
 /* The distinct shard names of weight_map, sorted: file numbers do not depend on its order. */
 static int shards_list(const char *path, const json_t *map, const char ***out, uint32_t *count,
                        cf_err *err)
@@ -273,8 +282,7 @@ static int shards_list(const char *path, const json_t *map, const char ***out, u
     for (void *it = json_object_iter(m); it; it = json_object_iter_next(m, it)) {
         const char *shard = json_string_value(json_object_iter_value(it));
         cf_text_clean(json_object_iter_key(it), text, sizeof text);
-        if (!shard || !*shard || strchr(shard, '/') || strcmp(shard, ".") == 0 ||
-            strcmp(shard, "..") == 0 || strlen(shard) > 255) {
+        if (!shard || !is_plain_name(shard)) {
             int rc = CF_FAIL(
                 err, CF_EFORMAT,
                 "%s: tensor \"%s\" is said to be in \"%s\", which is not a plain file "

@@ -58,9 +58,11 @@ runs = $(foreach t,$2,'$1/tests/$t$(if $(filter $(BY_DEVICE),$t), ref)$(if $(fil
 FUZZ      := $(FUZZ_SRC:%.c=$(BUILD)/%)
 FUZZ_RUNS := $(FUZZ_SRC:%.c=build-fuzz/%)
 $(BUILD)/tests/fuzz/fuzz_pack: $(BUILD)/tests/support/reseal.o
+# What the commands read themselves: with all of tools/ but main.
+$(BUILD)/tests/fuzz/fuzz_ids $(BUILD)/tests/fuzz/fuzz_stats: $(filter-out %/catflap.o,$(TOOL_SRC:%.c=$(BUILD)/%.o))
 $(FUZZ): $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/libcatflap.a
 	@echo "  LINK  $@"
-	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
 fuzz-build:
 	+$(Q)$(if $(CLANG),$(SUBMAKE) BUILD=build-fuzz CC=clang OPT='-O1 -g' \
 	  SAN=fuzzer-no-link$(comma)address$(comma)undefined $(FUZZ_RUNS),echo 'clang is missing: no fuzz targets')

@@ -38,8 +38,9 @@ ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_machine test_models test_pack test_pack_sources test_policy test_predict \
               test_prefill test_quants test_regrouped test_residency test_routers test_rows \
               test_safetensors test_safetensors_write test_sampler test_slices test_state \
-              test_stored test_threads test_timeline test_tokenizer test_tokenizer_forms \
-              test_tokenizer_parts test_turns test_utf8 test_variants test_window)
+              test_stored test_threads test_timeline test_tokenizer test_tokenizer_bounds \
+              test_tokenizer_forms test_tokenizer_parts test_turns test_utf8 test_variants \
+              test_window)
 TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_badmodel test_barriers test_cache test_cache_steps test_dense test_faults \
               test_fetch test_identity test_io test_pack test_predict test_rows test_slices \

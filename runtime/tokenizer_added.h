@@ -12,7 +12,7 @@
 enum {
     TOK_ADDED_MAX = 1 << 17,
     TOK_ADDED_BYTES_MAX = 4096,   /* of one token */
-    TOK_ADDED_TEXT_MAX = 4 << 20, /* of all together */
+    TOK_ADDED_TEXT_MAX = 4 << 20  /* of all together */
 };
 
 enum {
@@ -46,7 +46,8 @@ typedef struct tok_cut {
     uint8_t mark;         /* of every byte */
     size_t at;            /* where to look on */
     size_t plain;         /* what is not yet given out begins here */
-    size_t blanks, blanks_end; /* those that the last token took along: all there were */
+    size_t blanks;        /* those that the last token took along begin here, */
+    size_t blanks_end;    /* and there are no more of them from here on */
     bool done;
 } tok_cut;
 

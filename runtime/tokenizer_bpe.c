@@ -24,7 +24,7 @@ typedef struct tok_pair {
 } tok_pair;
 
 /* Multiply and shift, by an odd number that no file knows: however ids are chosen, two pairs meet
- * as rarely as they would by chance. */
+ * hardly more often than by chance. */
 static inline uint32_t pair_hash(const tok_bpe *bpe, int32_t left, int32_t right)
 {
     uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;

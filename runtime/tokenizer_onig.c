@@ -11,7 +11,7 @@
  * One more rewriting is for speed only: `\s+$` alone would be tried from each blank of a run.
  * Beside that, callouts count the steps of a match (tokenizer_regex.h): behind each repeat (but for
  * the first few `?` of an alternative), where a group or an alternative in one begins, behind many
- * plain characters. Between two of them a match can do no more than a few hundred things.
+ * plain characters. What a match can do between two of them has a bound.
  * Anything else that could mean something else (\b, {n,m}+, (?m), back references, POSIX sets) is
  * refused by name. Known difference: (?i) does not match one letter for two (ss, sharp s).
  * Sets nest at most SET_DEPTH deep; there is no recursion. */

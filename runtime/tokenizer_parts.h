@@ -19,7 +19,7 @@
 
 enum {
     TOK_FILE_BYTES_MAX = 256 * 1024 * 1024,
-    TOK_JSON_VALUES_MAX = 8 << 20, /* four times the largest file's; a gigabyte while it is read */
+    TOK_JSON_VALUES_MAX = 8 << 20, /* four times those of the largest file known */
     TOK_TEXT_BYTES_MAX = 256 * 1024 * 1024, /* so that positions fit 32 bits after NFC */
     TOK_PREFIX_MAX = 16
 };

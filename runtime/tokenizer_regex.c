@@ -100,6 +100,7 @@ void tok_regex_finish(tok_regex *re)
     *re = (tok_regex){0};
 }
 
+/* Called where the translation of a pattern has put it. */
 static int step_count(pcre2_callout_block *block, void *of)
 {
     tok_steps *s = of;

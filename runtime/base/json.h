@@ -1,7 +1,7 @@
 /* JSON that somebody else wrote, with a bound on what building it takes.
  *
- * A value of one byte ("[]," and again) becomes more than a hundred in memory, so a limit on the
- * file is none: values are counted first, without building anything. */
+ * Three bytes of a file ("[],") become more than a hundred in memory, so a limit on the file is
+ * none: values are counted first, without building anything. */
 #ifndef CF_BASE_JSON_H
 #define CF_BASE_JSON_H
 

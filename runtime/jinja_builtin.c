@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "runtime/base/json.h"
+
 const jx_value *jx_arg(const jx_args *args, uint32_t i, const char *name)
 {
     uint32_t positional = args->n - args->n_named;
@@ -356,6 +358,8 @@ static jx_value filter_tojson(jx_state *s, jx_value v, const jx_args *args)
     return jx_buf_str(&buf);
 }
 
+enum { FROM_JSON_VALUE_BYTES = 256, FROM_JSON_DEPTH_MAX = 1024 };
+
 /* What comes out of a text is marked where any of it was. */
 static jx_value filter_from_json(jx_state *s, jx_value v, const jx_args *args)
 {
@@ -366,6 +370,12 @@ static jx_value filter_from_json(jx_state *s, jx_value v, const jx_args *args)
     for (uint32_t i = 0; v.marks && i < v.n; i++)
         mark = v.marks[i] > mark ? v.marks[i] : mark;
     jx_step(s, v.n / 16);
+    /* What the parser builds is not the arena's: its values are bounded before it does. */
+    cf_err why = {0};
+    uint64_t most = s->arena.max_bytes / FROM_JSON_VALUE_BYTES;
+    if (cf_json_check_bounds("from_json", v.text, v.n, FROM_JSON_DEPTH_MAX,
+                             (uint32_t)(most < UINT32_MAX ? most : UINT32_MAX), &why) < 0)
+        jx_fail(s, why.code, "%s", why.msg);
     s->held = json_loadb(v.text, v.n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
     if (!s->held)
         jx_fail(s, CF_EFORMAT, "from_json: %.120s at byte %d", e.text, e.position);

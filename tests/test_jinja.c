@@ -234,6 +234,14 @@ static void work_is_bounded(void)
     CHECK_HAS(rendered("{% set l = [] %}{% set _ = l.append(l) %}{{ l }}", "{}"), "nesting");
     CHECK_HAS(rendered("{% set l = [] %}{% set _ = l.append(l) %}{{ l | tojson }}", "{}"),
               "nesting");
+    CHECK_HAS(rendered("{% set n = namespace(t='[],') %}{% for a in range(15) %}"
+                       "{% set n.t = n.t + n.t %}{% endfor %}{{ ('[' + n.t) | from_json }}",
+                       "{}"),
+              "from_json: JSON of more than 32768 values");
+    CHECK_HAS(rendered("{% set n = namespace(t='[') %}{% for a in range(12) %}"
+                       "{% set n.t = n.t + n.t %}{% endfor %}{{ n.t | from_json }}",
+                       "{}"),
+              "from_json: JSON nested deeper than 1024 at byte 1024");
     memset(deep, '(', sizeof deep - 1);
     memset(deep + 100000, ')', 100000);
     memcpy(deep, "{{", 2);

@@ -18,7 +18,7 @@ enum {
     JIT_STACK_FIRST = 64 * 1024,
     JIT_STACK_MAX = 256 * 1024 * 1024,
     STEPS_FIRST = 64 * 1024 * 1024,
-    STEPS_A_BYTE = 256 /* patterns that are known take less than 20 */
+    STEPS_A_BYTE = 256 /* patterns that are known take 1 to 7 */
 };
 
 static int compile_failed(const char *what, int code, size_t off, cf_err *err)

@@ -4,11 +4,19 @@
  * slots; then dense weights, and slots with all that is left, up to one per record. A dense weight
  * is read for each token when it is not resident, an expert only when it is chosen and was not kept:
  * no slot beyond the fewest is worth a byte of them. What does not fit is streamed (dense_plan.h).
+ *
+ * On the host, beside what must be: slabs, half of what is left at most; tables of slots; rows of a
+ * chunk. Where memory is discrete, streamed dense weights come next (dense_hold.h) and the RAM tier
+ * of experts last, for the same reason: a byte that is held saves a byte read per batch, a byte of
+ * the tier only as often as its expert is chosen and not in a slot. Slabs save nothing: beside held
+ * weights there are only as many as keep the drive at work.
+ *
  * Below the fewest the plan refuses: it never shrinks the chunk or the context behind the user's
  * back. */
 #include "runtime/budget.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/align.h"
@@ -30,6 +38,8 @@ enum {
     PAGE = 4096,
     MIN_SLABS = CF_MIN_SLABS,
     MOST_SLABS = 64,
+    STAGING_BYTES = 64 << 20, /* in slabs: twice what the ring has under way (64 reads of 512 KiB),
+                                 for what is read and what is still being copied */
     GUESS_SHARE = 16, /* one place for a guess in so many, at most */
     ROW_CACHE_BYTES = 64 << 20, /* at most, unless a chunk needs more to be one batch */
     ENGINE_BYTES = 512 << 10,   /* rings, reads in flight, command lists: whatever the model */
@@ -354,6 +364,27 @@ static void ram_minimum(cf_memory_plan *p, const cf_model *model, const cf_gpu_i
                  cf_rows_memory(p->row_window_bytes, cf_rows_min_entries(model));
 }
 
+/* Streamed dense weights in RAM: as much as `left` holds. None in place, where there is one tier. */
+static int hold_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
+                       uint64_t left, cf_err *err)
+{
+    int rc = 0;
+    p->hold = (cf_hold_plan){0};
+    if (p->shape.in_place || !p->dense.n_streamed)
+        return 0;
+    uint8_t *streamed = calloc(model->n_weights + 1, 1);
+    uint64_t *held = calloc(model->n_weights + 1, sizeof *held);
+    if (streamed && held) {
+        cf_dense_choose(model, p->dense.largest, p->dense.allowance, streamed);
+        cf_hold_choose(model, streamed, p->align, device->max_alloc_bytes, left, held, &p->hold);
+    } else {
+        rc = CF_FAIL(err, -ENOMEM, "out of memory for a plan of %u weights", model->n_weights);
+    }
+    free(streamed);
+    free(held);
+    return rc;
+}
+
 /* Dense weights: all that the budget holds beside the fewest slots. */
 static int dense_fill(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
                       cf_err *err)
@@ -367,7 +398,7 @@ static int dense_fill(cf_memory_plan *p, const cf_model *model, const cf_gpu_inf
     p->vram[0].bytes = p->dense.resident_bytes;
     p->vram[1].bytes = p->dense.device_bytes;
     p->vram_fixed += p->dense.resident_bytes + p->dense.device_bytes;
-    return 0;
+    return hold_choose(p, model, device, 0, err);
 }
 
 /* Host bytes of a RAM tier of n places, with their tables. */
@@ -438,7 +469,8 @@ static void ram_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
     uint64_t left = shared && available > p->vram_budget ? available - p->vram_budget : available;
     shape_memory(p, device, 0, MOST_SLABS, &unused, &slabs);
     uint64_t want = p->ram_min + slabs + ROW_CACHE_BYTES +
-                    2 * cf_cache_memory(model, (uint32_t)p->total_records, 0);
+                    2 * cf_cache_memory(model, (uint32_t)p->total_records, 0) +
+                    p->hold.all_bytes;
     if (!p->shape.in_place && !p->shape.staged)
         want += tier_bytes(p, model, device, p->total_records);
     p->ram_budget = cf_max_u64(cf_min_u64(left / 2, want), p->ram_min);
@@ -451,8 +483,18 @@ static void ram_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
                  (double)left / (1 << 20), shared ? " beside --vram" : "", machine.from);
 }
 
-/* Slabs: as many as fit half of what --ram leaves and, where each needs a staging buffer of the
- * device, a quarter of what --vram leaves. Returns the bytes of RAM beyond the fewest slabs. */
+/* As many slabs as are of use; with bytes in RAM that save reads at stake, no more than two sets of a
+ * layer's choice or than keep the drive at work. */
+static uint32_t slabs_most(const cf_memory_plan *p, uint32_t sets)
+{
+    if (!p->hold.all_bytes)
+        return MOST_SLABS;
+    uint64_t busy = MIN_SLABS + cf_ceil_div(STAGING_BYTES, p->shape.slab_bytes);
+    return (uint32_t)cf_min_u64(cf_min_u64(busy, sets), MOST_SLABS);
+}
+
+/* Slabs: as many as are of use and fit half of what --ram leaves and, where each needs a staging
+ * buffer of the device, a quarter of what --vram leaves. Returns the bytes of RAM beyond the fewest. */
 static uint64_t slabs_choose(cf_memory_plan *p, const cf_gpu_info *device, uint32_t slots,
                              uint64_t left)
 {
@@ -460,7 +502,7 @@ static uint64_t slabs_choose(cf_memory_plan *p, const cf_gpu_info *device, uint3
     p->shape.n_slabs = p->shape.in_place ? 0 : MIN_SLABS;
     shape_memory(p, device, slots, MIN_SLABS, &vram_few, &ram_few);
     uint64_t vram_left = p->vram_budget - p->vram_fixed - vram_few;
-    for (uint32_t n = MIN_SLABS + 1; n <= MOST_SLABS && !p->shape.in_place; n++) {
+    for (uint32_t n = MIN_SLABS + 1; n <= slabs_most(p, slots) && !p->shape.in_place; n++) {
         shape_memory(p, device, slots, n, &vram, &ram);
         if (ram - ram_few > left / 2 || vram - vram_few > vram_left / 4)
             break;
@@ -535,6 +577,28 @@ static int vram_refuse(const cf_memory_plan *p, const cf_model *model, cf_err *e
                    p->ctx, p->chunk, min_slots(model));
 }
 
+/* Windows of rows: those beyond a chunk's are worth less than what could be in RAM instead.
+ * Returns the bytes of RAM beyond the fewest. */
+static uint64_t rows_choose(cf_memory_plan *p, const cf_model *model, uint64_t left)
+{
+    p->row_entries = cf_rows_min_entries(model);
+    if (!p->row_window_bytes)
+        return 0;
+    uint64_t each = cf_rows_memory(p->row_window_bytes, 1);
+    uint64_t batch = (uint64_t)p->chunk * p->row_entries;
+    uint64_t most = cf_max_u64(batch, ROW_CACHE_BYTES / each);
+    uint64_t beyond = left - cf_min_u64(left, p->hold.all_bytes);
+    if (p->hold.all_bytes) /* a row of a chunk is used once as well, but by no token of decode */
+        batch = cf_min_u64(batch, left / 8 / each);
+    if (p->hold.all_bytes || (!p->shape.in_place && !p->shape.staged))
+        most = cf_min_u64(most, cf_max_u64(batch, beyond / 8 / each));
+    uint64_t rows = cf_min_u64(left / each, most);
+    p->row_entries += (uint32_t)rows;
+    return rows * each;
+}
+
+/* Half of what --ram leaves may go to slabs, half of the rest to the slots' tables; then come rows,
+ * streamed dense weights, and the RAM tier takes what is left. */
 static int shares_fill(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
                        const cf_options *options, cf_err *err)
 {
@@ -542,8 +606,6 @@ static int shares_fill(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
     if (p->ram_budget < p->ram_min)
         return CF_FAIL(err, CF_ELIMIT, "--ram %llu is too small: %llu bytes are needed",
                        (unsigned long long)p->ram_budget, (unsigned long long)p->ram_min);
-    /* Half of what --ram leaves may go to slabs, half of the rest to the slots' tables; then come
-     * rows, and the RAM tier takes what is left. */
     uint64_t left = p->ram_budget - p->ram_min;
     left -= slabs_choose(p, device, fewest, left);
     uint64_t per_slot = cf_cache_memory(model, 1, 0) - cf_cache_memory(model, 0, 0);
@@ -551,20 +613,42 @@ static int shares_fill(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
     left -= (p->shape.n_slots - fewest) * per_slot;
     if (options->prefetch)
         guesses_choose(p, model, fewest);
-    p->row_entries = cf_rows_min_entries(model);
-    if (p->row_window_bytes) {
-        uint64_t each = cf_rows_memory(p->row_window_bytes, 1);
-        uint64_t batch = (uint64_t)p->chunk * p->row_entries;
-        uint64_t most = cf_max_u64(batch, ROW_CACHE_BYTES / each);
-        /* Beside a tier, rows beyond a chunk's are worth less than experts. */
-        if (!p->shape.in_place && !p->shape.staged)
-            most = cf_min_u64(most, cf_max_u64(batch, left / 8 / each));
-        uint64_t rows = cf_min_u64(left / each, most);
-        p->row_entries += (uint32_t)rows;
-        left -= rows * each;
-    }
+    left -= rows_choose(p, model, left);
+    int rc = hold_choose(p, model, device, left, err);
+    if (rc < 0)
+        return rc;
+    left -= p->hold.memory_bytes;
     if (!options->no_tier)
         tier_choose(p, model, device, left);
+    return 0;
+}
+
+/* A budget that holds all streamed dense weights, found by asking. */
+static int ram_dense_find(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
+                          const cf_options *options, cf_err *err)
+{
+    if (!p->hold.all_bytes || p->hold.bytes == p->dense.streamed_bytes) {
+        p->ram_dense = p->hold.all_bytes ? p->ram_budget : 0;
+        return 0;
+    }
+    /* More than enough: of much, each takes no more than it can use. */
+    uint64_t rows = cf_rows_memory(p->row_window_bytes, p->chunk * cf_rows_min_entries(model));
+    uint64_t tables = cf_cache_memory(model, (uint32_t)p->total_records, 0);
+    uint64_t low = p->ram_budget;
+    uint64_t slabs = STAGING_BYTES + p->shape.slab_bytes;
+    uint64_t high = low + 2 * (p->hold.all_bytes + rows + tables + slabs);
+    p->ram_dense = 0;
+    while (high - low > PAGE) {
+        cf_memory_plan with = *p;
+        with.ram_budget = low + (high - low) / 2;
+        int rc = shares_fill(&with, model, device, options, err);
+        if (rc < 0)
+            return rc;
+        bool all = with.hold.bytes == p->dense.streamed_bytes;
+        *(all ? &high : &low) = with.ram_budget;
+        if (all)
+            p->ram_dense = cf_align_up(with.ram_budget, PAGE);
+    }
     return 0;
 }
 
@@ -598,5 +682,7 @@ int cf_memory_plan_make(cf_memory_plan *out, const cf_model *model, const cf_gpu
     ram_items(p, model, tokenizer_bytes);
     ram_minimum(p, model, device);
     ram_choose(p, model, device, options);
-    return shares_fill(p, model, device, options, err);
+    if ((rc = shares_fill(p, model, device, options, err)) < 0)
+        return rc;
+    return ram_dense_find(p, model, device, options, err);
 }

@@ -7,6 +7,7 @@
 #include "gpu/gpu.h"
 #include "runtime/base/align.h"
 #include "runtime/catflap.h"
+#include "runtime/dense_hold.h"
 #include "runtime/dense_plan.h"
 #include "runtime/model.h"
 #include "runtime/slots.h"
@@ -69,6 +70,7 @@ typedef struct cf_memory_plan {
     uint32_t n_vram, n_ram;
     uint64_t vram_fixed, ram_fixed; /* sums of the items, slots and windows not included */
     cf_dense_plan dense; /* which dense weights are resident, which streamed */
+    cf_hold_plan hold;   /* which of the streamed ones wait in RAM */
     cf_slots_shape shape;
     uint32_t row_entries;
     uint64_t row_window_bytes;
@@ -78,6 +80,7 @@ typedef struct cf_memory_plan {
     uint64_t total_records, mean_record_bytes;
     uint64_t vram_min, ram_min; /* the smallest budgets that work with these settings */
     uint64_t vram_dense;        /* the smallest with which all dense weights are resident */
+    uint64_t ram_dense;         /* one with which all that are streamed are held; 0: there is none */
     cf_wid widest;              /* the largest matrix streamed at vram_min, or CF_NO_WEIGHT */
     uint64_t vram_all;          /* with every expert in its slot */
 } cf_memory_plan;

@@ -58,7 +58,7 @@ typedef struct cf_options {
     /* For tests. */
     bool no_register; /* do not register slabs with the ring */
     bool no_import;   /* do not import host pages into the device */
-    bool no_tier;     /* no RAM tier: what leaves a slot is dropped */
+    bool no_tier;     /* no RAM tier of experts: what leaves a slot is dropped */
     uint32_t unpack_threads; /* that check and unpack records of packs; 0 = one a processor */
     const struct cf_io_fault *fault;
     void (*on_experts_wait)(void *user); /* the engine thread is about to wait for a read */
@@ -153,8 +153,10 @@ typedef struct cf_stats {
     uint64_t io_reads, io_bytes;
     double io_busy_s;
     /* Dense weights that are not resident: of the reads above, theirs. */
-    uint64_t dense_streamed_bytes; /* that each batch (a token; of a prompt, a chunk) reads again */
+    uint64_t dense_streamed_bytes; /* that each batch (a token; of a prompt, a chunk) brings again */
+    uint64_t dense_held_bytes;     /* of them, in RAM once they have been read */
     uint64_t dense_reads, dense_bytes;
+    uint64_t dense_copied_bytes; /* from RAM, in all */
     double dense_stall_s; /* part of stall_io_s */
     uint64_t io_registered_bytes, io_unregistered_reads, row_bytes_asked, row_bytes_used;
     double stall_io_s, stall_copy_s, stall_device_s, stall_host_s;

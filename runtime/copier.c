@@ -42,10 +42,9 @@ static void job_show(cf_copier *c, const cf_copy_job *job)
 {
     static const char *const names[] = {[CF_COPY_SETTLE] = "settle", [CF_COPY_FILL] = "fill",
                                         [CF_COPY_RAISE] = "raise", [CF_COPY_SAVE] = "save",
-                                        [CF_COPY_SPAN] = "dense fill",
                                         [CF_COPY_MOVE] = "dense settle"};
-    cf_timeline_mark(c->timeline, CF_TRACK_COPIES, names[job->kind], job->layer, job->expert,
-                     job->begin_ns);
+    const char *name = job->kind == CF_COPY_SPAN ? job->name : names[job->kind];
+    cf_timeline_mark(c->timeline, CF_TRACK_COPIES, name, job->layer, job->expert, job->begin_ns);
 }
 
 static const cf_copier_fns *job_fns(const cf_copier *c, const cf_copy_job *job)

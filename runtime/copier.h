@@ -44,6 +44,7 @@ typedef struct cf_copy_job {
     const uint8_t *source;     /* SPAN: what to bring to `from` first, or NULL; MOVE: from where */
     uint8_t *dest;             /* MOVE */
     uint64_t bytes;            /* MOVE */
+    const char *name;          /* SPAN: for the timeline; lives as long as the program */
     const struct cf_copier_fns *fns; /* who learns of it; NULL: whoever created the copier */
     struct cf_copy_job *next;  /* private, like the rest */
     cf_gpu_point point;

@@ -4,8 +4,10 @@
  *  1. A page is read into its segment only when `freed` has passed the page that had it before:
  *     every use of that one was recorded, submitted and waited for.
  *  2. Entries are asked for in order, entries [0, final) are never used again in this batch.
- *  3. A read in flight (a stage that is not idle) belongs to an entry of a page that is not freed.
+ *  3. A part on its way (a stage that is not idle) belongs to an entry of a page that is not freed.
  *  4. Between batches no stage is busy.
+ *  5. What RAM holds of an entry is written only in batches in which it is not kept, and kept only
+ *     once a batch has brought all of it.
  *
  * Threads: `lock` guards all that the I/O and copy threads see; it is never held over I/O or a
  * device wait (a submit only queues). The rest is the engine thread's. */
@@ -17,7 +19,7 @@
 #include "runtime/base/align.h"
 #include "runtime/base/clock.h"
 
-enum { NONE = 0xffffffff, IN_PLACE_READS = 32 };
+enum { NONE = 0xffffffff, IN_PLACE_READS = 32, COPIES = 8 };
 
 /* A streamed matrix, in the order of use. */
 struct entry {
@@ -27,8 +29,13 @@ struct entry {
     bool head;        /* skipped when nobody wants logits */
     uint64_t off;     /* of its window in the segment */
     uint64_t bytes;
+    uint64_t held;       /* its first bytes, which RAM has room for */
+    cf_hold_place place; /* of the blocks of the file around them */
     /* Guarded by lock. */
-    uint64_t asked, arrived;
+    bool kept;        /* RAM has them; changes between batches alone */
+    uint64_t filled;  /* of them, that came in this batch */
+    uint64_t unread;  /* that the drive has still to bring */
+    uint64_t arrived; /* that are on the device, or on their way over the bus */
     cf_gpu_point ready;
 };
 
@@ -38,13 +45,24 @@ struct page {
     cf_gpu_point last; /* the last submitted work that uses it */
 };
 
-/* A read on its way. */
+/* Where bytes come from. Each source goes through the schedule by itself, so that neither the drive
+ * nor the bus waits for the other. */
+enum source { DRIVE, RAM, SOURCES };
+
+/* The part that a source brings next. */
+struct cursor {
+    uint32_t entry;
+    uint64_t off; /* in the matrix */
+};
+
+/* A part of a matrix on its way: a read and its copy, or a copy from RAM. */
 struct stage {
     struct cf_dense *dense;
     struct stage *next; /* idle ones */
     uint32_t index, entry;
     uint64_t off, bytes; /* of the matrix */
     uint64_t src_off;    /* where they begin in what is read */
+    bool held;           /* they lie, or are read to, where RAM keeps them */
     bool busy;
     cf_run run;
     cf_fetch_req req;
@@ -60,30 +78,37 @@ struct cf_dense {
     int32_t region;
     cf_pages pages_memory, stages_memory;
     cf_gpu_buf *segments, *staging;
+    cf_hold hold;
     struct entry *entries;
     struct page *pages;
     uint32_t n_entries, n_pages, n_stages;
-    struct stage *stages;
+    struct stage *stages; /* those that reads go through, then those of copies alone */
     /* The engine thread's. */
     uint32_t next;    /* entry to be used next */
     uint32_t current; /* in use, or NONE */
     uint32_t final;
-    uint64_t stall_ns, device_ns;
+    uint64_t stall_ns, copy_ns, device_ns;
     /* Guarded by lock. */
     pthread_mutex_t lock;
     pthread_cond_t arrival;
-    struct stage *idle;
+    struct stage *idle, *idle_copies;
     uint32_t busy;
-    uint32_t ask;     /* entry to be asked for next */
+    struct cursor ask[SOURCES];
     uint32_t freed;   /* pages [0, freed) have given up their segments */
     uint32_t experts; /* EXPERTS steps of this batch that are over */
     bool head;
     int rc; /* the first failure of this batch */
     cf_err err;
-    uint64_t reads, bytes;
+    uint64_t reads, bytes, copied;
 };
 
 /* ---- asking; the lock is held ---- */
+
+/* Stages that reads go through. */
+static uint32_t stage_count(const cf_dense_plan *p)
+{
+    return p->n_stages ? p->n_stages : IN_PLACE_READS;
+}
 
 static const cf_weight_def *entry_def(const cf_dense *d, const struct entry *e)
 {
@@ -111,68 +136,164 @@ static cf_fetch_class entry_class(const cf_dense *d, const struct entry *e)
     return e->experts <= d->experts ? CF_FETCH_DEMAND : CF_FETCH_PREFETCH;
 }
 
-/* The next read: the whole matrix into its segment, or as much of it as a stage holds. */
-static void stage_ask(cf_dense *d, struct stage *s)
+/* What a source brings of a matrix in this batch: [begin, end). */
+static uint64_t source_begin(const struct entry *e, enum source source)
 {
-    struct entry *e = &d->entries[d->ask];
-    const cf_weight_def *w = entry_def(d, e);
-    bool in_place = d->o.shape->in_place;
-    uint64_t at = w->extent.off + e->asked, begin = cf_align_down(at, d->o.align);
-    s->entry = d->ask;
-    s->off = e->asked;
-    s->src_off = at - begin;
-    s->bytes = e->bytes - e->asked;
-    if (!in_place && s->bytes > d->o.plan->stage_bytes - s->src_off)
-        s->bytes = cf_align_down(d->o.plan->stage_bytes - s->src_off, CF_WEIGHT_ALIGN);
-    s->run = (cf_run){.file = w->extent.file,
-                      .file_off = begin,
-                      .bytes = cf_align_up(at + s->bytes, d->o.align) - begin};
+    return source == DRIVE && e->kept ? e->held : 0;
+}
+
+static uint64_t source_end(const struct entry *e, enum source source)
+{
+    return source == DRIVE ? e->bytes : e->kept ? e->held : 0;
+}
+
+/* What a part is copied from: memory and buffer in which the blocks of the file around it lie. */
+struct window {
+    uint8_t *host;
+    cf_span span;
+};
+
+static struct window stage_window(const cf_dense *d, const struct stage *s, uint64_t bytes)
+{
+    const struct entry *e = &d->entries[s->entry];
+    uint64_t off = s->index * d->o.plan->stage_bytes;
+    if (d->o.shape->in_place) {
+        off = entry_place(d, e);
+        return (struct window){d->pages_memory.data + off, {d->segments, off, bytes}};
+    }
+    if (!s->held)
+        return (struct window){d->stages_memory.data + off, {d->staging, off, bytes}};
+    const cf_hold_block *b = &d->hold.blocks[e->place.block];
+    uint64_t begin = entry_def(d, e)->extent.off;
+    uint64_t at = e->place.off + cf_align_down(begin + s->off, d->o.align) -
+                  cf_align_down(begin, d->o.align);
+    struct window w = {b->pages.data + at, {b->buf, at, bytes}};
+    if (d->o.shape->staged)
+        w.span = (cf_span){d->staging, off, bytes};
+    return w;
+}
+
+/* The part at the cursor: in place the whole matrix, elsewhere as much as a stage holds, up to the
+ * end of a block of the file. Returns the bytes of the blocks around it. */
+static uint64_t stage_part(const cf_dense *d, struct stage *s, enum source source)
+{
+    struct cursor c = d->ask[source];
+    const struct entry *e = &d->entries[c.entry];
+    uint64_t begin = entry_def(d, e)->extent.off, at = begin + c.off;
+    uint64_t from = cf_align_down(at, d->o.align);
+    s->held = !e->kept ? c.off < e->held : source == RAM;
+    uint64_t end = begin + (s->held ? e->held : e->bytes);
+    if (!d->o.shape->in_place)
+        end = cf_min_u64(end, from + cf_align_down(d->o.plan->stage_bytes, d->o.align));
+    s->entry = c.entry;
+    s->off = c.off;
+    s->src_off = at - from;
+    s->bytes = end - at;
+    return cf_align_up(end, d->o.align) - from;
+}
+
+static void stage_read(cf_dense *d, struct stage *s, uint64_t window_bytes)
+{
+    const struct entry *e = &d->entries[s->entry];
+    const cf_extent *x = &entry_def(d, e)->extent;
+    struct window w = stage_window(d, s, window_bytes);
+    s->run = (cf_run){
+        .file = x->file, .file_off = x->off + s->off - s->src_off, .bytes = window_bytes};
     s->req.runs = &s->run;
     s->req.n_runs = 1;
-    if (in_place) {
-        /* The bytes change from here on: no device work may still read them. */
-        cf_gpu_host_write((cf_span){d->segments, entry_place(d, e), s->run.bytes});
-        s->req.slab = d->pages_memory.data + entry_place(d, e);
-    } else {
-        uint64_t off = s->index * d->o.plan->stage_bytes;
-        if (!d->o.shape->staged)
-            cf_gpu_host_write((cf_span){d->staging, off, s->run.bytes});
-        s->req.slab = d->stages_memory.data + off;
-    }
-    s->req.region = d->region;
-    e->asked += s->bytes;
-    if (e->asked == e->bytes)
-        d->ask++;
+    s->req.slab = w.host;
+    s->req.region = s->held ? -1 : d->region;
+    /* The bytes change from here on: no device work may still read them. */
+    if (!d->o.shape->staged)
+        cf_gpu_host_write(w.span);
     d->reads++;
-    d->bytes += s->run.bytes;
-    s->busy = true;
-    d->busy++;
+    d->bytes += window_bytes;
     cf_fetch_req *req = &s->req;
     cf_fetch_submit(d->fetch, &req, 1, entry_class(d, e));
 }
 
+/* What has been read, or waits in RAM, goes where it belongs; false when it is there. */
+static bool stage_copy(cf_dense *d, struct stage *s, const char *name)
+{
+    const struct entry *e = &d->entries[s->entry];
+    uint64_t to = entry_data(d, e);
+    struct window w = stage_window(d, s, s->src_off + s->bytes);
+    const uint8_t *source = w.host + s->src_off;
+    s->job = (cf_copy_job){.other = s->index, .layer = e->layer, .expert = CF_TIMELINE_NONE,
+                           .fns = &d->fns, .name = name};
+    if (d->o.shape->in_place) {
+        s->job.dest = d->pages_memory.data + to;
+        if (source == s->job.dest)
+            return false;
+        s->job.kind = CF_COPY_MOVE;
+        s->job.source = source;
+        s->job.bytes = s->bytes;
+    } else {
+        s->job.kind = CF_COPY_SPAN;
+        s->job.from = cf_span_sub(w.span, s->src_off, s->bytes);
+        s->job.to = (cf_span){d->segments, to + s->off, s->bytes};
+        if (d->o.shape->staged)
+            s->job.source = source;
+    }
+    cf_copier_push(d->copier, &s->job);
+    return true;
+}
+
+/* Moves the cursor to a part that the source has and a segment has room for; false: to none. */
+static bool cursor_settle(cf_dense *d, enum source source)
+{
+    struct cursor *c = &d->ask[source];
+    for (; c->entry < d->n_entries; *c = (struct cursor){c->entry + 1, 0}) {
+        const struct entry *e = &d->entries[c->entry];
+        c->off = cf_max_u64(c->off, source_begin(e, source));
+        if (c->off < source_end(e, source) && (d->head || !e->head))
+            return e->page < d->freed + d->o.plan->n_segments;
+    }
+    return false;
+}
+
+/* Copies from RAM have stages of their own, unless they go through a staging buffer as well. */
+static struct stage **idle_of(cf_dense *d, enum source source)
+{
+    return source == RAM && !d->o.shape->staged ? &d->idle_copies : &d->idle;
+}
+
+static void source_ask(cf_dense *d, enum source source)
+{
+    struct stage **idle = idle_of(d, source), *s = *idle;
+    *idle = s->next;
+    uint64_t window_bytes = stage_part(d, s, source);
+    d->ask[source].off += s->bytes;
+    s->busy = true;
+    d->busy++;
+    if (source == DRIVE) {
+        stage_read(d, s, window_bytes);
+        return;
+    }
+    d->copied += s->bytes;
+    stage_copy(d, s, "dense raise");
+}
+
 static void ask_more(cf_dense *d)
 {
-    while (d->rc == 0 && d->idle && d->ask < d->n_entries) {
-        struct entry *e = &d->entries[d->ask];
-        if (e->head && !d->head) {
-            d->ask++;
-            continue;
-        }
-        if (e->page >= d->freed + d->o.plan->n_segments)
+    while (d->rc == 0) {
+        bool drive = cursor_settle(d, DRIVE) && *idle_of(d, DRIVE);
+        bool ram = cursor_settle(d, RAM) && *idle_of(d, RAM);
+        if (!drive && !ram)
             return;
-        struct stage *s = d->idle;
-        d->idle = s->next;
-        stage_ask(d, s);
+        /* What is used first comes first: it matters where they share stages. */
+        bool ram_first = ram && d->ask[RAM].entry < d->ask[DRIVE].entry;
+        source_ask(d, drive && !ram_first ? DRIVE : RAM);
     }
 }
 
 /* The stage has nothing to do any more. */
 static void stage_release(cf_dense *d, struct stage *s)
 {
+    struct stage **idle = s->index < stage_count(d->o.plan) ? &d->idle : &d->idle_copies;
     s->busy = false;
-    s->next = d->idle;
-    d->idle = s;
+    s->next = *idle;
+    *idle = s;
     d->busy--;
     ask_more(d);
     pthread_cond_signal(&d->arrival);
@@ -182,6 +303,8 @@ static void entry_arrive(cf_dense *d, const struct stage *s, cf_gpu_point ready)
 {
     struct entry *e = &d->entries[s->entry];
     e->arrived += s->bytes;
+    if (s->held && !e->kept)
+        e->filled += s->bytes;
     if (ready.value > e->ready.value)
         e->ready = ready;
     pthread_cond_signal(&d->arrival);
@@ -209,33 +332,6 @@ static void on_copy_finished(void *user, cf_copy_job *job)
     pthread_mutex_unlock(&d->lock);
 }
 
-/* What has been read goes where it belongs; false when it is there. */
-static bool stage_copy(cf_dense *d, struct stage *s)
-{
-    const struct entry *e = &d->entries[s->entry];
-    uint64_t to = entry_data(d, e);
-    s->job = (cf_copy_job){
-        .other = s->index, .layer = e->layer, .expert = CF_TIMELINE_NONE, .fns = &d->fns};
-    if (d->o.shape->in_place) {
-        uint64_t from = entry_place(d, e) + s->src_off;
-        if (from == to)
-            return false;
-        s->job.kind = CF_COPY_MOVE;
-        s->job.source = d->pages_memory.data + from;
-        s->job.dest = d->pages_memory.data + to;
-        s->job.bytes = s->bytes;
-    } else {
-        uint64_t from = s->index * d->o.plan->stage_bytes + s->src_off;
-        s->job.kind = CF_COPY_SPAN;
-        s->job.from = (cf_span){d->staging, from, s->bytes};
-        s->job.to = (cf_span){d->segments, to + s->off, s->bytes};
-        if (d->o.shape->staged)
-            s->job.source = d->stages_memory.data + from;
-    }
-    cf_copier_push(d->copier, &s->job);
-    return true;
-}
-
 static void on_read(cf_fetch_req *req, void *user)
 {
     struct stage *s = user;
@@ -247,8 +343,14 @@ static void on_read(cf_fetch_req *req, void *user)
                                                       .expert = CF_TIMELINE_NONE,
                                                       .layer = (uint16_t)d->entries[s->entry].layer,
                                                       .track = CF_TRACK_READS});
-    if (req->status == 0 && stage_copy(d, s))
-        return;
+    if (req->status == 0) {
+        pthread_mutex_lock(&d->lock);
+        d->entries[s->entry].unread -= s->bytes;
+        pthread_cond_signal(&d->arrival);
+        pthread_mutex_unlock(&d->lock);
+        if (stage_copy(d, s, "dense fill"))
+            return;
+    }
     pthread_mutex_lock(&d->lock);
     if (req->status < 0 && d->rc == 0) {
         d->rc = req->status;
@@ -281,13 +383,17 @@ void cf_dense_begin(cf_dense *d, bool head)
     pthread_mutex_lock(&d->lock);
     cf_assert(d->busy == 0);
     for (uint32_t i = 0; i < d->n_entries; i++) {
-        d->entries[i].asked = d->entries[i].arrived = 0;
-        d->entries[i].ready = (cf_gpu_point){CF_STREAM_TRANSFER, 0};
+        struct entry *e = &d->entries[i];
+        e->kept |= e->held && e->filled == e->held; /* else what came is read again */
+        e->filled = e->arrived = 0;
+        e->unread = e->bytes - source_begin(e, DRIVE);
+        e->ready = (cf_gpu_point){CF_STREAM_TRANSFER, 0};
     }
     d->head = head;
     d->rc = 0;
     d->err = (cf_err){0};
-    d->ask = d->freed = d->experts = 0;
+    d->ask[DRIVE] = d->ask[RAM] = (struct cursor){0};
+    d->freed = d->experts = 0;
     ask_more(d);
     pthread_mutex_unlock(&d->lock);
 }
@@ -314,9 +420,15 @@ static int current_await(cf_dense *d, bool block, cf_err *err)
 {
     const struct entry *e = &d->entries[d->current];
     int rc;
+    uint64_t read_ns = 0; /* when the drive had brought its part */
     pthread_mutex_lock(&d->lock);
-    while (block && d->rc == 0 && e->arrived < e->bytes)
+    while (block && d->rc == 0 && e->arrived < e->bytes) {
+        if (!read_ns && !e->unread)
+            read_ns = cf_clock_ns();
         pthread_cond_wait(&d->arrival, &d->lock);
+    }
+    if (read_ns)
+        d->copy_ns += cf_clock_ns() - read_ns;
     if (d->rc < 0) {
         rc = CF_FAIL(err, d->rc, "%s", d->err.msg);
         quiesce(d);
@@ -347,12 +459,12 @@ static int pages_await(cf_dense *d, cf_err *err)
 
 int cf_dense_wait(cf_dense *d, cf_err *err)
 {
-    uint64_t begin = cf_clock_ns(), device_ns = d->device_ns;
+    uint64_t begin = cf_clock_ns(), others_ns = d->device_ns + d->copy_ns;
     int rc = pages_await(d, err);
     if (rc == 0)
         rc = current_await(d, true, err);
     uint64_t end = cf_clock_ns();
-    d->stall_ns += end - begin - (d->device_ns - device_ns);
+    d->stall_ns += end - begin - (d->device_ns + d->copy_ns - others_ns);
     cf_timeline_add(d->timeline,
                     &(cf_timeline_event){.begin_ns = begin,
                                          .end_ns = end,
@@ -419,7 +531,7 @@ void cf_dense_step_end(cf_dense *d, bool experts)
 void cf_dense_end(cf_dense *d)
 {
     pthread_mutex_lock(&d->lock);
-    d->ask = d->n_entries;
+    d->ask[DRIVE].entry = d->ask[RAM].entry = d->n_entries;
     quiesce(d);
     pthread_mutex_unlock(&d->lock);
 }
@@ -428,28 +540,31 @@ void cf_dense_get_stats(const cf_dense *d, cf_dense_stats *out)
 {
     pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&d->lock;
     pthread_mutex_lock(lock);
-    *out = (cf_dense_stats){
-        .reads = d->reads, .bytes = d->bytes, .stall_ns = d->stall_ns, .device_ns = d->device_ns};
+    *out = (cf_dense_stats){.reads = d->reads,
+                            .bytes = d->bytes,
+                            .copied = d->copied,
+                            .stall_ns = d->stall_ns,
+                            .copy_ns = d->copy_ns,
+                            .device_ns = d->device_ns};
     pthread_mutex_unlock(lock);
 }
 
 /* ---- life ---- */
 
-static uint32_t stage_count(const cf_dense_plan *p)
-{
-    return p->n_stages ? p->n_stages : IN_PLACE_READS;
-}
-
 uint64_t cf_dense_memory(const cf_dense_plan *p)
 {
     if (!p->n_streamed)
         return 0;
-    return sizeof(cf_dense) + p->n_streamed * (sizeof(struct entry) + sizeof(struct page)) +
-           stage_count(p) * sizeof(struct stage);
+    uint64_t each = sizeof(struct entry) + sizeof(struct page), stages = stage_count(p);
+    if (p->n_stages) {
+        each += sizeof(cf_hold_block);
+        stages += COPIES;
+    }
+    return sizeof(cf_dense) + p->n_streamed * each + stages * sizeof(struct stage);
 }
 
-/* The streamed matrices in the order of the steps, cut into pages. */
-static void schedule(cf_dense *d)
+/* The streamed matrices in the order of the steps, cut into pages; held: of each, in RAM. */
+static void schedule(cf_dense *d, const uint64_t *held)
 {
     const cf_model *m = d->o.model;
     uint32_t experts = 0;
@@ -474,12 +589,35 @@ static void schedule(cf_dense *d)
                                                       .experts = experts,
                                                       .head = step->kind == CF_STEP_HEAD,
                                                       .off = used,
-                                                      .bytes = cf_weight_code_bytes(w)};
+                                                      .bytes = cf_weight_code_bytes(w),
+                                                      .held = held[list[j]]};
+            struct entry *e = &d->entries[d->n_entries];
+            if (e->held)
+                e->place = cf_hold_lay(&d->hold, cf_hold_place_bytes(w, d->o.align, e->held));
             d->pages[d->n_pages - 1].end = ++d->n_entries;
             used += bytes;
         }
     }
     cf_assert(d->n_entries == d->o.plan->n_streamed);
+}
+
+/* The places in RAM are laid out with the schedule. */
+static int schedule_create(cf_dense *d, cf_err *err)
+{
+    const cf_model *m = d->o.model;
+    uint64_t max_alloc = cf_gpu_get_info(d->o.gpu)->max_alloc_bytes;
+    uint64_t *held = calloc(m->n_weights + 1, sizeof *held);
+    if (!held)
+        return CF_FAIL(err, -ENOMEM, "out of memory for a plan of %u weights", m->n_weights);
+    int rc = cf_hold_init(&d->hold, d->o.shape->in_place ? 0 : d->o.plan->n_streamed, max_alloc, err);
+    if (rc == 0) {
+        cf_hold_plan same;
+        if (d->o.hold->bytes)
+            cf_hold_choose(m, d->o.streamed, d->o.align, max_alloc, d->o.hold->allowance, held, &same);
+        schedule(d, held);
+    }
+    free(held);
+    return rc;
 }
 
 static int memory_create(cf_dense *d, cf_err *err)
@@ -498,6 +636,7 @@ static int memory_create(cf_dense *d, cf_err *err)
                              &d->segments, err));
     CF_TRY(cf_pages_init(&d->stages_memory, p->host_bytes, d->o.ledger, CF_POOL_HOST,
                          "stages of streamed weights", err));
+    CF_TRY(cf_hold_take(&d->hold, gpu, !d->o.shape->staged, d->o.ledger, err));
     if (d->o.shape->staged)
         return cf_gpu_buf_create(gpu, CF_BUF_UPLOAD, p->host_bytes, "stages of streamed weights",
                                  &d->staging, err);
@@ -518,7 +657,8 @@ int cf_dense_create(cf_dense **out, const cf_dense_options *options, cf_err *err
     d->o = *options;
     d->current = NONE;
     d->fns = (cf_copier_fns){on_copy_submitted, on_copy_finished, d};
-    d->n_stages = stage_count(options->plan);
+    uint32_t readers = stage_count(options->plan);
+    d->n_stages = readers + (options->plan->n_stages ? COPIES : 0);
     d->entries = calloc(options->plan->n_streamed + 1, sizeof *d->entries);
     d->pages = calloc(options->plan->n_streamed + 1, sizeof *d->pages);
     d->stages = calloc(d->n_stages, sizeof *d->stages);
@@ -527,15 +667,15 @@ int cf_dense_create(cf_dense **out, const cf_dense_options *options, cf_err *err
                      options->plan->n_streamed);
         goto fail;
     }
-    schedule(d);
+    CF_TRY(schedule_create(d, err));
     for (uint32_t i = d->n_stages; i-- > 0;) {
-        struct stage *s = &d->stages[i];
+        struct stage *s = &d->stages[i], **idle = i < readers ? &d->idle : &d->idle_copies;
         s->dense = d;
         s->index = i;
         s->req.done = on_read;
         s->req.user = s;
-        s->next = d->idle;
-        d->idle = s;
+        s->next = *idle;
+        *idle = s;
     }
     CF_TRY(memory_create(d, err));
     *out = d;
@@ -569,6 +709,7 @@ void cf_dense_destroy(cf_dense **dense)
     cf_gpu_buf_destroy(&d->staging);
     cf_pages_finish(&d->pages_memory);
     cf_pages_finish(&d->stages_memory);
+    cf_hold_finish(&d->hold);
     free(d->entries);
     free(d->pages);
     free(d->stages);

@@ -12,7 +12,10 @@
  * beyond yields to the experts, and becomes a demand when that step is over.
  *
  * In place (unified memory) the ring reads into the segment itself. Elsewhere reads land in stages,
- * a part of a matrix each, from which the copy thread fills the segment.
+ * a part of a matrix each, from which the copy thread fills the segment. What RAM has room for is
+ * held there (dense_hold.h): read to its place in the first batch that uses it, from then on copied
+ * from there. Reads and those copies go through the schedule each at their own pace. A batch that
+ * fails leaves what it has brought whole; the rest is read again in the next one.
  *
  * Nothing here touches the expert cache: what is resident there is a function of the plan alone.
  * Threads: the engine thread calls; completions arrive on the I/O and copy threads. */
@@ -21,6 +24,7 @@
 
 #include "runtime/base/pages.h"
 #include "runtime/copier.h"
+#include "runtime/dense_hold.h"
 #include "runtime/dense_plan.h"
 #include "runtime/timeline.h"
 #include "runtime/weights.h"
@@ -33,14 +37,17 @@ typedef struct cf_dense_options {
     cf_gpu *gpu;
     cf_ledger *ledger;
     const cf_dense_plan *plan;
+    const cf_hold_plan *hold;
     const cf_slots_shape *shape;
     const uint8_t *streamed; /* [model->n_weights] */
     uint32_t align;
 } cf_dense_options;
 
 typedef struct cf_dense_stats {
-    uint64_t reads, bytes;        /* matrices, or parts of them; as asked of the kernel */
-    uint64_t stall_ns, device_ns; /* waited for reads; for the device to give back a segment */
+    uint64_t reads, bytes; /* matrices, or parts of them; as asked of the kernel */
+    uint64_t copied;       /* bytes that came from RAM instead of a read */
+    /* Waited for reads; for copies when the reads were in; for the device to give back a segment. */
+    uint64_t stall_ns, copy_ns, device_ns;
 } cf_dense_stats;
 
 /* Host bytes of the tables for n streamed matrices. */

@@ -225,6 +225,30 @@ static int cache_open(cf_engine *e, const cf_options *options, cf_err *err)
     return rc;
 }
 
+/* Dense weights that are brought again and again: how many, from where, and what would spare that. */
+static void streaming_note(const cf_engine *e)
+{
+    const cf_memory_plan *p = &e->plan;
+    const double mib = 1 << 20;
+    char how[160] = "are read again", slow[160] = ", which is slow", spare[80] = "";
+    if (p->hold.bytes == p->dense.streamed_bytes) {
+        snprintf(how, sizeof how, "are read once and copied from RAM again");
+        slow[0] = 0;
+    } else if (p->hold.bytes) {
+        snprintf(how, sizeof how, "are brought again");
+        snprintf(slow, sizeof slow, ", %.1f of them from RAM, the others from the drive, which is slow",
+                 (double)p->hold.bytes / mib);
+    }
+    if (p->ram_dense > p->ram_budget)
+        snprintf(spare, sizeof spare, ", --ram %llu would keep them in RAM",
+                 (unsigned long long)p->ram_dense);
+    cf_notice("the dense weights do not all fit in --vram %llu: %.1f of their %.1f MiB %s for each "
+              "token (of a prompt: for each chunk)%s; --vram %llu would hold them%s",
+              (unsigned long long)p->vram_budget, (double)p->dense.streamed_bytes / mib,
+              (double)cf_model_resident_bytes(e->model) / mib, how, slow,
+              (unsigned long long)p->vram_dense, spare);
+}
+
 /* The weights that stay, and the way through for those that do not. */
 static int weights_create(cf_engine *e, cf_err *err)
 {
@@ -237,15 +261,11 @@ static int weights_create(cf_engine *e, cf_err *err)
     int rc = cf_weights_create(&e->weights, e->model, e->streamed, e->gpu, err);
     if (rc < 0 || !p->dense.n_streamed)
         return rc;
-    cf_notice("the dense weights do not all fit in --vram %llu: %.1f of their %.1f MiB are read "
-              "again for each token (of a prompt: for each chunk), which is slow; --vram %llu "
-              "would hold them",
-              (unsigned long long)p->vram_budget, (double)p->dense.streamed_bytes / (1 << 20),
-              (double)cf_model_resident_bytes(e->model) / (1 << 20),
-              (unsigned long long)p->vram_dense);
+    streaming_note(e);
     return cf_dense_create(&e->dense,
                            &(cf_dense_options){.model = e->model, .gpu = e->gpu,
                                                .ledger = e->ledger, .plan = &e->plan.dense,
+                                               .hold = &e->plan.hold,
                                                .shape = &e->plan.shape, .streamed = e->streamed,
                                                .align = e->files.align},
                            err);

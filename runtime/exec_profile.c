@@ -19,7 +19,7 @@ static waits waits_of(const cf_exec *x)
     if (x->e->dense)
         cf_dense_get_stats(x->e->dense, &dense);
     return (waits){cache.io_stall_ns + x->e->counters.rows_stall_ns + dense.stall_ns,
-                   cache.copy_stall_ns + x->profile_copy_ns};
+                   cache.copy_stall_ns + dense.copy_ns + x->profile_copy_ns};
 }
 
 void cf_exec_profile(cf_exec *x, cf_step_time *times)

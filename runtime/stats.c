@@ -19,7 +19,7 @@ void cf_engine_get_stats(const cf_engine *e, cf_stats *out)
     if (e->dense)
         cf_dense_get_stats(e->dense, &dense);
     double io_stall = cf_seconds(cache.io_stall_ns + c->rows_stall_ns + dense.stall_ns);
-    double copy_stall = cf_seconds(cache.copy_stall_ns), device = cf_seconds(c->device_stall_ns + dense.device_ns);
+    double copy_stall = cf_seconds(cache.copy_stall_ns + dense.copy_ns), device = cf_seconds(c->device_stall_ns + dense.device_ns);
     double busy = cf_seconds(c->prefill_ns + c->decode_ns);
     double host = busy - io_stall - copy_stall - device;
     const cf_memory_plan *p = &e->plan;
@@ -47,6 +47,8 @@ void cf_engine_get_stats(const cf_engine *e, cf_stats *out)
         .dense_streamed_bytes = p->dense.streamed_bytes,
         .dense_reads = dense.reads,
         .dense_bytes = dense.bytes,
+        .dense_held_bytes = p->hold.bytes,
+        .dense_copied_bytes = dense.copied,
         .dense_stall_s = cf_seconds(dense.stall_ns),
         .io_registered_bytes = cf_fetch_io_info(e->fetch)->registered_bytes,
         .io_unregistered_reads = io.unregistered_reads,
@@ -172,9 +174,11 @@ char *cf_engine_stats_json(const cf_engine *e)
                   (json_int_t)s.io_unregistered_reads, "row_bytes_asked",
                   (json_int_t)s.row_bytes_asked, "row_bytes_used", (json_int_t)s.row_bytes_used));
     json_object_set_new(j, "dense",
-                        json_pack("{s:I s:I s:I s:f}", "streamed_bytes",
-                                  (json_int_t)s.dense_streamed_bytes, "reads",
+                        json_pack("{s:I s:I s:I s:I s:I s:f}", "streamed_bytes",
+                                  (json_int_t)s.dense_streamed_bytes, "held_bytes",
+                                  (json_int_t)s.dense_held_bytes, "reads",
                                   (json_int_t)s.dense_reads, "bytes", (json_int_t)s.dense_bytes,
+                                  "copied_bytes", (json_int_t)s.dense_copied_bytes,
                                   "stall_seconds", s.dense_stall_s));
     json_object_set_new(j, "stall_seconds",
                         json_pack("{s:f s:f s:f s:f}", "io", s.stall_io_s, "copy", s.stall_copy_s,

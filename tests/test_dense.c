@@ -17,8 +17,9 @@
 #include "tests/support/oracle.h"
 #include "tests/support/reoffset.h"
 #include "tests/support/sized.h"
+#include "tests/support/whole_run.h"
 
-enum { DECODE = 4, CHUNK = 8 };
+enum { DECODE = WHOLE_RUN_DECODE, CHUNK = 8 };
 
 #define DEMO  "models/demo"
 #define FLASH "tests/fixtures/models/longcat_flash"
@@ -26,35 +27,6 @@ enum { DECODE = 4, CHUNK = 8 };
 static const char *device;
 static tmp_dir tmp;
 static bool in_short;
-
-struct result {
-    uint32_t n_rows, vocab;
-    float *logits; /* [prompt + DECODE, vocab] */
-    cf_stats stats;
-};
-
-static void result_free(struct result *r)
-{
-    free(r->logits);
-    *r = (struct result){0};
-}
-
-static void row_keep(void *user, uint32_t position, const float *logits, const float *hidden)
-{
-    struct result *r = user;
-    (void)hidden;
-    if (position < r->n_rows)
-        memcpy(r->logits + (size_t)position * r->vocab, logits, r->vocab * sizeof *logits);
-}
-
-static int32_t greedy(const float *logits, uint32_t vocab)
-{
-    int32_t best = 0;
-    for (uint32_t v = 1; v < vocab; v++)
-        if (logits[v] > logits[best])
-            best = (int32_t)v;
-    return best;
-}
 
 static cf_options options_make(const char *memory, bool no_import)
 {
@@ -72,43 +44,6 @@ static cf_options options_make(const char *memory, bool no_import)
     return o;
 }
 
-/* The prompt in chunks and a greedy continuation, all logits wanted. */
-static int play(cf_engine *e, const oracle *p, struct result *r, cf_err *err)
-{
-    cf_session *s = NULL;
-    *r = (struct result){.n_rows = p->n_prompt + DECODE, .vocab = p->vocab};
-    r->logits = calloc((size_t)r->n_rows * r->vocab, sizeof *r->logits);
-    cf_outputs out = {.row = row_keep, .user = r};
-    int rc = cf_session_create(&s, e, err);
-    if (rc == 0)
-        rc = cf_session_extend(s, p->prompt, p->n_prompt, CF_PHASE_PROMPT, &out, err);
-    for (int i = 0; rc == 0 && i < DECODE; i++) {
-        int32_t id = greedy(cf_session_logits(s), r->vocab);
-        rc = cf_session_extend(s, &id, 1, CF_PHASE_DECODE, &out, err);
-    }
-    cf_engine_get_stats(e, &r->stats);
-    cf_session_destroy(&s);
-    return rc;
-}
-
-static bool run(const char *dir, const oracle *p, const cf_options *o, struct result *r)
-{
-    cf_err err = {0};
-    cf_engine *e = NULL;
-    *r = (struct result){0};
-    int rc = cf_engine_open(&e, dir, o, &err);
-    if (rc == 0)
-        rc = play(e, p, r, &err);
-    if (rc == 0 && cf_gpu_validation_errors(e->gpu)) /* hazards end the program by themselves */
-        rc = CF_FAIL(&err, -EIO, "%d validation errors", cf_gpu_validation_errors(e->gpu));
-    if (rc == 0 && cf_cache_verify(e->cache))
-        rc = CF_FAIL(&err, -EIO, "%s", cf_cache_verify(e->cache));
-    cf_engine_close(&e);
-    if (rc < 0)
-        printf("    %s\n", err.msg);
-    return rc == 0;
-}
-
 /* Three chunks of the demo's prompt, the last one not full: plain C takes its time for all of it. */
 static oracle *demo_load(void)
 {
@@ -123,25 +58,26 @@ static uint64_t batches_of(const oracle *p)
     return (p->n_prompt + CHUNK - 1) / CHUNK + DECODE;
 }
 
-/* Reads are exact: whole matrices once a batch, and no more than alignment adds. */
-static void reads_check(const struct result *r, const oracle *p, uint32_t n_streamed,
-                        uint32_t align)
+/* Reads are exact: whole matrices once a batch, but what RAM holds of them in the first alone, and no
+ * more than alignment adds. */
+static void reads_check(const whole_run *r, const oracle *p, const cf_memory_plan *plan)
 {
-    uint64_t batches = batches_of(p), least = r->stats.dense_streamed_bytes * batches;
+    uint64_t batches = batches_of(p), copied = plan->hold.bytes * (batches - 1);
+    uint64_t least = r->stats.dense_streamed_bytes * batches - copied;
+    CHECK_INT(r->stats.dense_copied_bytes, copied);
     CHECK(r->stats.dense_bytes >= least);
-    CHECK(r->stats.dense_bytes <= least + 2 * align * r->stats.dense_reads);
-    CHECK(r->stats.dense_reads >= n_streamed * batches);
+    CHECK(r->stats.dense_bytes <= least + 2 * plan->align * r->stats.dense_reads);
+    CHECK(r->stats.dense_reads >= plan->dense.n_streamed * (plan->hold.bytes ? 1 : batches));
     CHECK(r->stats.vram_peak <= r->stats.vram_budget);
     CHECK(r->stats.ram_peak <= r->stats.ram_budget);
 }
 
 static void same_as(const char *dir, const oracle *p, const cf_options *o,
-                    const struct result *want, const cf_memory_plan *plan)
+                    const whole_run *want, const cf_memory_plan *plan)
 {
-    struct result got;
-    bool ran = run(dir, p, o, &got);
-    bool same = ran && memcmp(got.logits, want->logits,
-                              (size_t)want->n_rows * want->vocab * sizeof(float)) == 0;
+    whole_run got;
+    bool ran = whole_run_make(dir, p, o, &got);
+    bool same = ran && whole_run_same(&got, want);
     if (!same)
         printf("    --vram %llu, memory %s, no_import %d, %s: %u matrices streamed by %u segments "
                "of %llu\n",
@@ -150,14 +86,14 @@ static void same_as(const char *dir, const oracle *p, const cf_options *o,
                (unsigned long long)plan->dense.segment_bytes);
     CHECK(same);
     if (ran)
-        reads_check(&got, p, plan->dense.n_streamed, plan->align);
-    result_free(&got);
+        reads_check(&got, p, plan);
+    whole_run_free(&got);
 }
 
 /* ---- budgets ---- */
 
 /* With everything resident and every expert in its slot. */
-static bool reference(const char *dir, const sized_model *m, const oracle *p, struct result *want)
+static bool reference(const char *dir, const sized_model *m, const oracle *p, whole_run *want)
 {
     cf_options o = options_make("auto", false);
     o.vram_bytes = 1ull << 30;
@@ -168,7 +104,7 @@ static bool reference(const char *dir, const sized_model *m, const oracle *p, st
         return false;
     }
     CHECK_INT(plan.dense.n_streamed, 0);
-    bool ran = run(dir, p, &o, want);
+    bool ran = whole_run_make(dir, p, &o, want);
     CHECK_INT(want->stats.dense_reads, 0);
     return ran;
 }
@@ -187,7 +123,7 @@ static int plan_of(const sized_model *m, const cf_options *o, cf_memory_plan *pl
 static void every_budget(const char *dir, unsigned steps, bool all_kinds)
 {
     sized_model m;
-    struct result want = {0};
+    whole_run want = {0};
     oracle *p = oracle_load(dir);
     REQUIRE(p && sized_model_open(&m, dir));
     REQUIRE(reference(dir, &m, p, &want));
@@ -216,7 +152,7 @@ static void every_budget(const char *dir, unsigned steps, bool all_kinds)
         }
     CHECK(one > 0);
     CHECK(two > 0);
-    result_free(&want);
+    whole_run_free(&want);
     sized_model_close(&m);
     oracle_free(p);
 }
@@ -231,7 +167,7 @@ static void every_family_least(void)
     for (struct dirent *f; (f = readdir(d));) {
         char path[400];
         sized_model m;
-        struct result want = {0};
+        whole_run want = {0};
         cf_memory_plan plan;
         cf_options o = options_make("auto", false);
         snprintf(path, sizeof path, "tests/fixtures/models/%s", f->d_name);
@@ -247,7 +183,7 @@ static void every_family_least(void)
         REQUIRE(plan_of(&m, &o, &plan) == 0);
         streamed += plan.dense.n_streamed > 0;
         same_as(path, p, &o, &want, &plan);
-        result_free(&want);
+        whole_run_free(&want);
         sized_model_close(&m);
         oracle_free(p);
     }
@@ -259,7 +195,7 @@ static void every_family_least(void)
 static void half_of_the_demo(void)
 {
     sized_model m;
-    struct result want = {0};
+    whole_run want = {0};
     oracle *p = demo_load();
     REQUIRE(p && sized_model_open(&m, DEMO));
     REQUIRE(reference(DEMO, &m, p, &want));
@@ -277,7 +213,7 @@ static void half_of_the_demo(void)
         CHECK_INT(plan.dense.n_segments, 2);
         same_as(DEMO, p, &o, &want, &plan);
     }
-    result_free(&want);
+    whole_run_free(&want);
     sized_model_close(&m);
     oracle_free(p);
 }
@@ -289,7 +225,7 @@ static void any_offset(void)
     for (unsigned i = 0; i < 4; i++) {
         char name[64], path[1024];
         sized_model m;
-        struct result want = {0};
+        whole_run want = {0};
         snprintf(name, sizeof name, "at-%s-%u", device, mods[i]);
         snprintf(path, sizeof path, "%s", tmp_path(&tmp, name));
         reoffset_copy(FLASH, path, mods[i]);
@@ -305,7 +241,7 @@ static void any_offset(void)
             REQUIRE(plan_of(&m, &o, &plan) == 0);
             same_as(path, p, &o, &want, &plan);
         }
-        result_free(&want);
+        whole_run_free(&want);
         sized_model_close(&m);
         oracle_free(p);
     }
@@ -478,6 +414,9 @@ static cf_engine *least_open(const char *dir, const char *memory, uint64_t more,
     if (!sized_model_open(m, dir) || plan_of(m, &o, &plan) < 0)
         return NULL;
     o.vram_bytes = plan.vram_min + more;
+    if (plan_of(m, &o, &plan) < 0)
+        return NULL;
+    o.ram_bytes = plan.ram_min; /* nothing is held: test_dense_hold */
     if (cf_engine_open(&e, dir, &o, &err) < 0)
         printf("    %s\n", err.msg);
     return e;
@@ -554,22 +493,22 @@ static void decisions_stay(void)
 {
     sized_model m;
     cf_memory_plan plan;
-    struct result resident = {0}, streamed = {0};
+    whole_run resident = {0}, streamed = {0};
     oracle *p = oracle_load(FLASH);
     REQUIRE(p && sized_model_open(&m, FLASH));
     cf_options o = options_make("auto", false);
     o.vram_bytes = 1ull << 30;
     REQUIRE(plan_of(&m, &o, &plan) == 0);
     o.vram_bytes = plan.vram_dense;
-    REQUIRE(run(FLASH, p, &o, &resident));
+    REQUIRE(whole_run_make(FLASH, p, &o, &resident));
     o.vram_bytes = plan.vram_min;
-    REQUIRE(run(FLASH, p, &o, &streamed));
+    REQUIRE(whole_run_make(FLASH, p, &o, &streamed));
     CHECK_INT(streamed.stats.slots, resident.stats.slots);
     CHECK(streamed.stats.dense_bytes > 0);
     CHECK_INT(memcmp(&streamed.stats.all, &resident.stats.all, sizeof resident.stats.all), 0);
     CHECK_INT(memcmp(&streamed.stats.decode, &resident.stats.decode, sizeof resident.stats.all), 0);
-    result_free(&resident);
-    result_free(&streamed);
+    whole_run_free(&resident);
+    whole_run_free(&streamed);
     sized_model_close(&m);
     oracle_free(p);
 }
@@ -594,7 +533,7 @@ static void a_read_fails(const char *memory, uint32_t nth)
     sized_model m;
     cf_err err = {0};
     cf_session *s = NULL;
-    struct result want = {0}, got = {0};
+    whole_run want = {0}, got = {0};
     oracle *p = demo_load();
     REQUIRE(p && sized_model_open(&m, DEMO));
     REQUIRE(reference(DEMO, &m, p, &want));
@@ -622,12 +561,12 @@ static void a_read_fails(const char *memory, uint32_t nth)
     CHECK_INT(cf_session_length(s), 0);
     cf_session_destroy(&s);
     err = (cf_err){0};
-    CHECK_INT(play(e, p, &got, &err), 0);
+    CHECK_INT(whole_run_play(e, p, &got, &err), 0);
     CHECK_STR(err.msg, "");
-    CHECK_INT(memcmp(got.logits, want.logits, (size_t)want.n_rows * want.vocab * sizeof(float)), 0);
+    CHECK(whole_run_same(&got, &want));
     cf_engine_close(&e);
-    result_free(&got);
-    result_free(&want);
+    whole_run_free(&got);
+    whole_run_free(&want);
     free(streamed);
     sized_model_close(&m);
     oracle_free(p);
@@ -649,7 +588,7 @@ static void interrupted(const char *memory)
     sized_model m;
     cf_err err = {0};
     cf_session *s = NULL;
-    struct result want = {0}, got = {0};
+    whole_run want = {0}, got = {0};
     oracle *p = oracle_load(FLASH);
     REQUIRE(p && sized_model_open(&m, FLASH));
     REQUIRE(reference(FLASH, &m, p, &want));
@@ -662,12 +601,12 @@ static void interrupted(const char *memory)
     cf_session_destroy(&s);
     cf_engine_resume(e);
     err = (cf_err){0};
-    CHECK_INT(play(e, p, &got, &err), 0);
+    CHECK_INT(whole_run_play(e, p, &got, &err), 0);
     CHECK_STR(err.msg, "");
-    CHECK_INT(memcmp(got.logits, want.logits, (size_t)want.n_rows * want.vocab * sizeof(float)), 0);
+    CHECK(whole_run_same(&got, &want));
     cf_engine_close(&e);
-    result_free(&got);
-    result_free(&want);
+    whole_run_free(&got);
+    whole_run_free(&want);
     sized_model_close(&m);
     oracle_free(p);
 }
@@ -678,14 +617,14 @@ static void shown(void)
 {
     sized_model m;
     cf_err err = {0};
-    struct result got = {0};
+    whole_run got = {0};
     char path[1024], text[65536] = "";
     oracle *p = oracle_load(FLASH);
     cf_engine *e = least_open(FLASH, "auto", 0, NULL, &m);
     REQUIRE(p && e);
     snprintf(path, sizeof path, "%s", tmp_path(&tmp, "timeline.json"));
     REQUIRE(cf_engine_timeline(e, path, &err) == 0);
-    CHECK_INT(play(e, p, &got, &err), 0);
+    CHECK_INT(whole_run_play(e, p, &got, &err), 0);
     REQUIRE(cf_engine_timeline(e, NULL, &err) == 0);
     FILE *f = fopen(path, "r");
     REQUIRE(f);
@@ -699,7 +638,7 @@ static void shown(void)
     char *json = cf_engine_stats_json(e);
     CHECK_HAS(json, "\"dense\": {\n  \"streamed_bytes\": ");
     free(json);
-    result_free(&got);
+    whole_run_free(&got);
     cf_engine_close(&e);
     sized_model_close(&m);
     oracle_free(p);

@@ -63,7 +63,7 @@ static void ram_say(const cf_engine *e)
     else if (s->in_place)
         why = "the device computes in the host's memory, where --vram is the whole cache";
     else if (s->staged)
-        why = "the device cannot read host pages, so there is no tier in RAM";
+        why = "the device cannot read host pages, so there is no tier of experts in RAM";
     cf_notice("of --ram %" PRIu64 ", %" PRIu64 " are used: %s", p->ram_budget, used, why);
 }
 

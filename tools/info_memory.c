@@ -75,7 +75,7 @@ typedef struct share {
     uint64_t bytes;
 } share;
 
-enum { MAX_SHARES = CF_MEM_ITEMS + 4 };
+enum { MAX_SHARES = CF_MEM_ITEMS + 6 };
 
 static void share_add(share *list, uint32_t *n, uint64_t bytes, const char *name, uint64_t count,
                       uint64_t each)
@@ -119,6 +119,8 @@ static uint32_t ram_shares(const cf_memory_plan *p, const cf_model *model, share
     if (!p->shape.in_place)
         share_add(list, &n, p->shape.n_slabs * p->shape.slab_bytes, "slabs", p->shape.n_slabs,
                   p->shape.slab_bytes);
+    share_add(list, &n, p->dense.host_bytes, "stages of streamed weights", 0, 0);
+    share_add(list, &n, p->hold.memory_bytes, "streamed weights held", 0, 0);
     if (p->shape.n_tier)
         share_add(list, &n, p->shape.n_tier * p->shape.slot_bytes, "places of the RAM tier",
                   p->shape.n_tier, p->shape.slot_bytes);
@@ -135,6 +137,34 @@ static uint64_t chunk_token_bytes(const cf_model *m)
 
 /* ---- for people ---- */
 
+/* Which streamed weights wait in RAM, and why those. */
+static void hold_print(const cf_memory_plan *p, FILE *out)
+{
+    const cf_hold_plan *h = &p->hold;
+    char a[32], b[32];
+    uint64_t rest = p->dense.streamed_bytes - h->bytes;
+    if (!h->all_bytes)
+        return;
+    if (!rest)
+        fprintf(out, "  All of that is held in RAM: once read, it is copied from there.\n");
+    else if (h->bytes)
+        fprintf(out,
+                "  Of that, %s are held in RAM and copied from there, the same share of each "
+                "matrix, so that\n  copies and reads run side by side; the drive brings %s.\n",
+                cf_bytes_text(h->bytes, a, sizeof a), cf_bytes_text(rest, b, sizeof b));
+    else
+        fprintf(out, "  None of that is held in RAM: --ram leaves no room.\n");
+    if (p->total_records)
+        fprintf(out,
+                "  RAM goes to that first, beside %u slabs to read experts through: a byte held saves "
+                "a byte of each\n  token's reads, a byte of an expert's place only when that expert "
+                "is chosen.\n",
+                p->shape.n_slabs);
+    if (rest && p->ram_dense)
+        fprintf(out, "  All of that would be held with --ram %" PRIu64 " (%s).\n", p->ram_dense,
+                cf_bytes_text(p->ram_dense, a, sizeof a));
+}
+
 /* Which dense weights stay, and why not all. */
 static void dense_print(const cf_memory_plan *p, FILE *out)
 {
@@ -143,18 +173,20 @@ static void dense_print(const cf_memory_plan *p, FILE *out)
     if (!d->n_streamed)
         return;
     fprintf(out,
-            "\n  Dense weights are streamed: %u matrices, %s, are read again for each token (of a "
+            "\n  Dense weights are streamed: %u matrices, %s, are %s again for each token (of a "
             "prompt:\n  for each chunk). They pass through %u segment%s of %s:\n  ",
-            d->n_streamed, cf_bytes_text(d->streamed_bytes, a, sizeof a), d->n_segments,
+            d->n_streamed, cf_bytes_text(d->streamed_bytes, a, sizeof a),
+            p->hold.bytes ? "brought" : "read", d->n_segments,
             d->n_segments == 1 ? "" : "s", cf_bytes_text(d->segment_bytes, b, sizeof b));
-    fprintf(out, d->n_segments == 1 ? "too few to read one while another is computed on.\n"
-                                    : "one is read while the other is computed on.\n");
+    fprintf(out, d->n_segments == 1 ? "too few to fill one while another is computed on.\n"
+                                    : "one is filled while the other is computed on.\n");
     fprintf(out,
             "  %s of them stay, all that fits beside the fewest expert slots: a dense byte that "
             "stays saves\n  a byte of each token's reads, a byte of an expert slot only a share of "
             "one.\n  All dense weights would stay with --vram %" PRIu64 " (%s).\n",
             cf_bytes_text(d->resident_bytes, a, sizeof a), p->vram_dense,
             cf_bytes_text(p->vram_dense, b, sizeof b));
+    hold_print(p, out);
 }
 
 /* What hides the reads of experts, where any are streamed. */
@@ -277,11 +309,13 @@ json_t *cf_info_memory_json(const cf_info_memory *memory, const cf_model *model)
     n = ram_shares(p, model, list);
     json_t *ram = shares_json(list, n, p->ram_budget, p->ram_chosen, p->ram_from, p->ram_min);
     json_t *dense = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I}", "streamed_matrices", (json_int_t)p->dense.n_streamed,
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "streamed_matrices",
+        (json_int_t)p->dense.n_streamed,
         "streamed_bytes", (json_int_t)p->dense.streamed_bytes, "resident_bytes",
         (json_int_t)p->dense.resident_bytes, "segments", (json_int_t)p->dense.n_segments,
         "segment_bytes", (json_int_t)p->dense.segment_bytes, "vram_all_dense",
-        (json_int_t)p->vram_dense);
+        (json_int_t)p->vram_dense, "held_bytes", (json_int_t)p->hold.bytes, "ram_all_dense",
+        (json_int_t)p->ram_dense);
     return json_pack("{s:o, s:s, s:i, s:i, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
                      "device",
                      json_sprintf("%s:%d", memory->device.backend, memory->device.index),

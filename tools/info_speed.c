@@ -8,7 +8,7 @@
 /* What a token reads of the drive, at most. */
 static void bytes_count(cf_info_speed *s, const cf_memory_plan *p, const cf_model *m)
 {
-    s->dense_bytes = p->dense.streamed_bytes;
+    s->dense_bytes = p->dense.streamed_bytes - p->hold.bytes;
     /* Without the encoder: it has run when decode begins. */
     for (uint32_t i = m->n_encoder_steps; i < m->n_steps; i++) {
         const cf_step *step = &m->steps[i];

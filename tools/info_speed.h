@@ -20,7 +20,7 @@ typedef struct cf_info_speed {
     double drive_rate; /* bytes per second; 0: not known */
     bool measured;
     char why[400];         /* why it is not known */
-    uint64_t dense_bytes;  /* of streamed dense weights, for each token */
+    uint64_t dense_bytes;  /* of streamed dense weights that RAM does not hold, for each token */
     uint64_t expert_bytes; /* of its experts, when none is kept */
     uint64_t row_bytes;    /* of rows of tables */
     bool zero_experts;

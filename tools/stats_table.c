@@ -91,8 +91,15 @@ static void io_print(const cf_stats *s, FILE *out)
     if (s->dense_streamed_bytes) {
         cf_table_cell(t, "dense weights");
         cf_table_cell(t, "%s read again for each token (of a prompt: each chunk), %s in all",
-                      cf_bytes_text(s->dense_streamed_bytes, a, sizeof a),
+                      cf_bytes_text(s->dense_streamed_bytes - s->dense_held_bytes, a, sizeof a),
                       cf_bytes_text(s->dense_bytes, b, sizeof b));
+        cf_table_end_row(t);
+    }
+    if (s->dense_held_bytes) {
+        cf_table_cell(t, "  held in RAM");
+        cf_table_cell(t, "%s copied instead, %s in all",
+                      cf_bytes_text(s->dense_held_bytes, a, sizeof a),
+                      cf_bytes_text(s->dense_copied_bytes, b, sizeof b));
         cf_table_end_row(t);
     }
     uint64_t tokens = s->generated_tokens;

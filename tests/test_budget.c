@@ -347,10 +347,10 @@ static void books_hold(const cf_options *o)
     CHECK_INT(books.maps_bytes + books.device, 0);
 }
 
-enum { LEAST, LEAST_RESIDENT, BETWEEN, ALL, SIZES };
+enum { LEAST, LEAST_HELD, LEAST_RESIDENT, BETWEEN, ALL, SIZES };
 
-/* The smallest budgets, with which dense weights are streamed; the smallest without; something
- * between; enough for everything. */
+/* The smallest budgets, with which dense weights are streamed; the same with room for some of them in
+ * RAM; the smallest without; something between; enough for everything. */
 static bool budget_set(cf_options *o, int which)
 {
     cf_memory_plan plan;
@@ -358,7 +358,7 @@ static bool budget_set(cf_options *o, int which)
     o->vram_bytes = o->ram_bytes = 1u << 30;
     int rc = sized_plan(&model, o, &plan, &err);
     if (rc == 0) {
-        uint64_t sizes[SIZES] = {plan.vram_min, plan.vram_dense,
+        uint64_t sizes[SIZES] = {plan.vram_min, plan.vram_min, plan.vram_dense,
                                  (plan.vram_dense + plan.vram_all) / 2, plan.vram_all};
         o->vram_bytes = sizes[which];
         rc = sized_plan(&model, o, &plan, &err); /* the least of RAM depends on it */
@@ -367,8 +367,17 @@ static bool budget_set(cf_options *o, int which)
         printf("    %s\n", err.msg);
         return false;
     }
-    CHECK(which == LEAST || plan.dense.n_streamed == 0);
+    CHECK(which <= LEAST_HELD || plan.dense.n_streamed == 0);
+    uint64_t held = 0;
+    if (which == LEAST_HELD) {
+        o->ram_bytes = plan.ram_min;
+        rc = sized_plan(&model, o, &plan, &err);
+        held = plan.ram_dense ? (plan.ram_dense - plan.ram_min) * 3 / 4 : 0;
+        CHECK_INT(rc, 0);
+        CHECK(held > 0);
+    }
     o->ram_bytes = which == BETWEEN ? plan.ram_min + (2 << 20)
+                   : held           ? plan.ram_min + held
                    : which == ALL   ? 96u << 20
                                     : plan.ram_min;
     return true;
@@ -380,6 +389,8 @@ static void wrapped_sum(const char *memory, bool no_import, bool few)
     for (int c = few; c < 2; c++)
         for (int which = 0; which < (few ? BETWEEN : SIZES); which++) {
             cf_options o = options_make(device, chunks[c]);
+            if (which == LEAST_HELD && strcmp(memory, "auto") == 0)
+                continue; /* there is one memory */
             o.memory = memory;
             o.io = which % 2 ? "pread" : "uring";
             o.no_import = no_import;
@@ -507,6 +518,8 @@ static void high_water(void)
     for (int c = 0; c < 2; c++)
         for (int which = 0; which < SIZES; which++) {
             cf_options o = options_make(device, chunks[c]);
+            if (which == LEAST_HELD)
+                continue;
             if (!budget_set(&o, which)) {
                 CHECK_NEVER("has no plan");
                 continue;

@@ -32,24 +32,24 @@ SUBMAKE = $(MAKE) --no-print-directory $(if $(V),,-s) $(if $(findstring jobserve
 # ---- sanitizers: the reference device only (driver libraries leak, and are not instrumented) ----
 ASAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
               test_activations test_badmodel test_barriers test_block_models test_cache \
-              test_cache_steps test_chat test_dense test_encoder test_faults test_fetch \
-              test_gguf test_gguf_families test_gguf_models test_gguf_scales test_hazard \
-              test_history test_identity test_index test_io test_jinja test_kv_q8 test_layout \
-              test_machine test_models test_pack test_pack_sources test_policy test_predict \
-              test_prefill test_quants test_regrouped test_residency test_routers test_rows \
-              test_safetensors test_safetensors_write test_sampler test_slices test_state \
-              test_stored test_threads test_timeline test_tokenizer test_tokenizer_bounds \
-              test_tokenizer_forms test_tokenizer_parts test_turns test_utf8 test_variants \
-              test_window)
+              test_cache_steps test_chat test_dense test_dense_hold test_encoder test_faults \
+              test_fetch test_gguf test_gguf_families test_gguf_models test_gguf_scales \
+              test_hazard test_history test_identity test_index test_io test_jinja test_kv_q8 \
+              test_layout test_machine test_models test_pack test_pack_sources test_policy \
+              test_predict test_prefill test_quants test_regrouped test_residency test_routers \
+              test_rows test_safetensors test_safetensors_write test_sampler test_slices \
+              test_state test_stored test_threads test_timeline test_tokenizer \
+              test_tokenizer_bounds test_tokenizer_forms test_tokenizer_parts test_turns \
+              test_utf8 test_variants test_window)
 TSAN_TESTS := $(filter $(notdir $(TEST_SRC:.c=)), \
-              test_badmodel test_barriers test_cache test_cache_steps test_dense test_faults \
-              test_fetch test_identity test_io test_pack test_predict test_rows test_slices \
-              test_threads test_timeline test_turns test_window)
+              test_badmodel test_barriers test_cache test_cache_steps test_dense test_dense_hold \
+              test_faults test_fetch test_identity test_io test_pack test_predict test_rows \
+              test_slices test_threads test_timeline test_turns test_window)
 SAN_TESTS  := $(if $(findstring thread,$(SAN)),$(TSAN_TESTS),$(ASAN_TESTS))
 # Tests that run on every device there is, unless told on which.
-BY_DEVICE  := test_activations test_dense test_encoder test_gguf_families test_gguf_models \
-              test_gguf_scales test_identity test_kv_q8 test_long test_models test_regrouped \
-              test_slices test_stored test_threads test_turns test_window
+BY_DEVICE  := test_activations test_dense test_dense_hold test_encoder test_gguf_families \
+              test_gguf_models test_gguf_scales test_identity test_kv_q8 test_long test_models \
+              test_regrouped test_slices test_stored test_threads test_turns test_window
 # Of these the sanitizers run less.
 SHORTER    := test_dense test_identity
 # Arguments of run.sh: the tests $2 of the build folder $1.

@@ -481,6 +481,56 @@ static void run_streams_dense_weights(void)
     CHECK(!strstr(r.err, "dense weights"));
 }
 
+/* Where memory is discrete, RAM holds what --vram does not: as much as --ram leaves, and `info`, the run
+ * and its statistics say the same. */
+static void ram_holds_dense_weights(void)
+{
+    cli_result want, r;
+    static char text[sizeof want.out];
+    static const char *const flags = "--device ref --memory discrete --vram 13M";
+    cli(&want, "run models/demo -p 'Once upon a time' -n 12 --device ref -q");
+    REQUIRE(want.code == 0);
+    snprintf(text, sizeof text, "%s", want.out);
+    cli(&r, "info models/demo %s --ram 8M --drive 1", flags);
+    CHECK_HAS(r.out, "are held in RAM and copied from there, the same share of each matrix");
+    CHECK_HAS(r.out, "RAM goes to that first, beside 12 slabs");
+    CHECK_HAS(r.out, "; the drive brings ");
+    const char *would = strstr(r.out, "All of that would be held with --ram ");
+    REQUIRE(would);
+    unsigned long long all = strtoull(would + strlen("All of that would be held with --ram "), NULL, 10);
+    const char *least = strstr(r.out, "), --ram "); /* that works */
+    REQUIRE(least);
+    cli(&r, "info models/demo %s --ram %llu --drive 1", flags, strtoull(least + 9, NULL, 10));
+    CHECK_HAS(r.out, "None of that is held in RAM: --ram leaves no room.");
+    cli(&r, "info models/demo %s --ram %llu --drive 1 --json", flags, all);
+    json_t *v = cli_json(r.out), *memory = json_object_get(v, "memory");
+    CHECK_INT(cli_json_at(memory, "dense", "held_bytes"), 6 << 20);
+    CHECK_INT(cli_json_at(memory, "dense", "streamed_bytes"), 6 << 20);
+    CHECK(cli_json_at(memory, "dense", "ram_all_dense") <= (json_int_t)all);
+    CHECK_INT(cli_json_at(v, "prediction", "dense_bytes"), 0);
+    json_decref(v);
+    cli(&r, "info models/demo %s --ram %llu --drive 1", flags, all);
+    CHECK_HAS(r.out, "All of that is held in RAM: once read, it is copied from there.");
+    cli(&r, "run models/demo -p 'Once upon a time' -n 12 %s --ram %llu -v --stats %s/s.json", flags, all,
+        dir.path);
+    CHECK_INT(r.code, 0);
+    CHECK_STR(r.out, text);
+    CHECK_HAS(r.err, "6.0 of their 10.2 MiB are read once and copied from RAM again for each token");
+    CHECK_HAS(r.err, "0 B read again for each token (of a prompt: each chunk), 6.09 MiB in all");
+    CHECK_HAS(r.err, "6.00 MiB copied instead, 66.00 MiB in all");
+    char path[400];
+    snprintf(path, sizeof path, "%s/s.json", dir.path);
+    v = json_load_file(path, 0, NULL);
+    CHECK_INT(cli_json_at(v, "dense", "held_bytes"), 6 << 20);
+    CHECK_INT(cli_json_at(v, "dense", "copied_bytes"), 11 * (6 << 20)); /* a prompt of one chunk is read */
+    CHECK(cli_json_at(v, "dense", "bytes") < 7 << 20);
+    json_decref(v);
+    cli(&r, "run models/demo -p 'Once upon a time' -n 12 %s --ram 8M", flags);
+    CHECK_STR(r.out, text);
+    CHECK_HAS(r.err, "of them from RAM, the others from the drive, which is slow; --vram ");
+    CHECK_HAS(r.err, "would keep them in RAM");
+}
+
 int main(void)
 {
     if (!cli_begin(&dir))
@@ -496,6 +546,7 @@ int main(void)
     RUN(interrupt_closes_with_statistics);
     RUN(text_stops_where_it_should);
     RUN(run_streams_dense_weights);
+    RUN(ram_holds_dense_weights);
     RUN(the_readme_example);
     tmp_dir_finish(&dir);
     return check_done();

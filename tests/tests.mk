@@ -17,6 +17,8 @@ $(BUILD)/tests/test_barriers: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf
 $(BUILD)/tests/test_turns: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf_gpu_wait
 # test_window watches what is recorded, submitted and asked for, and when.
 $(BUILD)/tests/test_window: TEST_LDFLAGS := -Wl,--wrap=cf_gpu_submit,--wrap=cf_fetch_submit,--wrap=cf_gpu_attn_latent,--wrap=cf_gpu_glu
+# test_dense_hold watches copies from RAM, and holds them back.
+$(BUILD)/tests/test_dense_hold: TEST_LDFLAGS := -Wl,--wrap=cf_copier_push
 # test_budget keeps books over every allocation.
 $(BUILD)/tests/test_budget: TEST_LDFLAGS := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free,--wrap=strdup,--wrap=mmap,--wrap=munmap,--wrap=mprotect,--wrap=volkLoadDeviceTable
 # These run the program beside them.
@@ -51,7 +53,7 @@ BY_DEVICE  := test_activations test_dense test_dense_hold test_encoder test_gguf
               test_gguf_models test_gguf_scales test_identity test_kv_q8 test_long test_models \
               test_regrouped test_slices test_stored test_threads test_turns test_window
 # Of these the sanitizers run less.
-SHORTER    := test_dense test_identity
+SHORTER    := test_dense test_dense_hold test_identity
 # Arguments of run.sh: the tests $2 of the build folder $1.
 runs = $(foreach t,$2,'$1/tests/$t$(if $(filter $(BY_DEVICE),$t), ref)$(if $(filter $(SHORTER),$t), short)$(if $(filter test_faults,$t), 40)')
 
@@ -122,6 +124,9 @@ bench-fetch: $(BUILD)/bench/bench_fetch
 	$(Q)tests/bench/fetch.sh $(BUILD)
 bench-capped: all $(BUILD)/bench/bench_stream
 	$(Q)tests/bench/capped.sh $(BUILD)
+# What --ram buys where dense weights are streamed: 0.3 GB in $TMPDIR or /tmp.
+bench-dense: all $(BUILD)/bench/bench_dense
+	$(Q)tests/bench/dense.sh $(BUILD)
 # PoCL beside lavapipe: needs about 8 GiB in $TMPDIR or /tmp.
 bench-software: all
 	$(Q)tests/bench/software.sh $(BUILD)
@@ -131,4 +136,4 @@ bench-long: all
 # Needs a GPU: its tests, ceilings, a resident and a streamed run, timelines; the report in gpu-report.
 bench-gpu: all $(BENCHES) test-programs
 	$(Q)tests/bench/gpu.sh $(BUILD)
-.PHONY: bench-gpu bench-long bench-software bench bench-stream bench-fetch bench-capped
+.PHONY: bench-gpu bench-long bench-software bench bench-stream bench-fetch bench-capped bench-dense

@@ -40,6 +40,7 @@ enum {
     MOST_SLABS = 64,
     STAGING_BYTES = 64 << 20, /* in slabs: twice what the ring has under way (64 reads of 512 KiB),
                                  for what is read and what is still being copied */
+    UNPACK_SLABS = 8,         /* of packs, one for each record that is decoded meanwhile */
     GUESS_SHARE = 16, /* one place for a guess in so many, at most */
     ROW_CACHE_BYTES = 64 << 20, /* at most, unless a chunk needs more to be one batch */
     ENGINE_BYTES = 512 << 10,   /* rings, reads in flight, command lists: whatever the model */
@@ -484,25 +485,27 @@ static void ram_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
 }
 
 /* As many slabs as are of use; with bytes in RAM that save reads at stake, no more than two sets of a
- * layer's choice or than keep the drive at work. */
-static uint32_t slabs_most(const cf_memory_plan *p, uint32_t sets)
+ * layer's choice or than keep the drive (and what decodes records) at work. */
+static uint32_t slabs_most(const cf_memory_plan *p, const cf_model *model)
 {
     if (!p->hold.all_bytes)
         return MOST_SLABS;
-    uint64_t busy = MIN_SLABS + cf_ceil_div(STAGING_BYTES, p->shape.slab_bytes);
-    return (uint32_t)cf_min_u64(cf_min_u64(busy, sets), MOST_SLABS);
+    uint64_t busy = MIN_SLABS + cf_ceil_div(STAGING_BYTES, p->shape.slab_bytes) +
+                    (model->pack ? UNPACK_SLABS : 0);
+    return (uint32_t)cf_min_u64(cf_min_u64(busy, min_slots(model)), MOST_SLABS);
 }
 
 /* Slabs: as many as are of use and fit half of what --ram leaves and, where each needs a staging
  * buffer of the device, a quarter of what --vram leaves. Returns the bytes of RAM beyond the fewest. */
-static uint64_t slabs_choose(cf_memory_plan *p, const cf_gpu_info *device, uint32_t slots,
+static uint64_t slabs_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_info *device,
                              uint64_t left)
 {
+    uint32_t slots = min_slots(model), most = slabs_most(p, model);
     uint64_t vram_few, ram_few, vram, ram, taken = 0;
     p->shape.n_slabs = p->shape.in_place ? 0 : MIN_SLABS;
     shape_memory(p, device, slots, MIN_SLABS, &vram_few, &ram_few);
     uint64_t vram_left = p->vram_budget - p->vram_fixed - vram_few;
-    for (uint32_t n = MIN_SLABS + 1; n <= slabs_most(p, slots) && !p->shape.in_place; n++) {
+    for (uint32_t n = MIN_SLABS + 1; n <= most && !p->shape.in_place; n++) {
         shape_memory(p, device, slots, n, &vram, &ram);
         if (ram - ram_few > left / 2 || vram - vram_few > vram_left / 4)
             break;
@@ -607,7 +610,7 @@ static int shares_fill(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
         return CF_FAIL(err, CF_ELIMIT, "--ram %llu is too small: %llu bytes are needed",
                        (unsigned long long)p->ram_budget, (unsigned long long)p->ram_min);
     uint64_t left = p->ram_budget - p->ram_min;
-    left -= slabs_choose(p, device, fewest, left);
+    left -= slabs_choose(p, model, device, left);
     uint64_t per_slot = cf_cache_memory(model, 1, 0) - cf_cache_memory(model, 0, 0);
     slots_choose(p, device, fewest, cf_min_u64(p->total_records, fewest + left / 2 / per_slot));
     left -= (p->shape.n_slots - fewest) * per_slot;
@@ -635,7 +638,7 @@ static int ram_dense_find(cf_memory_plan *p, const cf_model *model, const cf_gpu
     uint64_t rows = cf_rows_memory(p->row_window_bytes, p->chunk * cf_rows_min_entries(model));
     uint64_t tables = cf_cache_memory(model, (uint32_t)p->total_records, 0);
     uint64_t low = p->ram_budget;
-    uint64_t slabs = STAGING_BYTES + p->shape.slab_bytes;
+    uint64_t slabs = STAGING_BYTES + (UNPACK_SLABS + 1) * p->shape.slab_bytes;
     uint64_t high = low + 2 * (p->hold.all_bytes + rows + tables + slabs);
     p->ram_dense = 0;
     while (high - low > PAGE) {

@@ -1,7 +1,7 @@
 /* Streamed dense weights: see dense.h.
  *
  * Invariants
- *  1. A page is read into its segment only when `freed` has passed the page that had it before:
+ *  1. A page is brought into its segment only when `freed` has passed the page that had it before:
  *     every use of that one was recorded, submitted and waited for.
  *  2. Entries are asked for in order, entries [0, final) are never used again in this batch.
  *  3. A part on its way (a stage that is not idle) belongs to an entry of a page that is not freed.
@@ -19,7 +19,11 @@
 #include "runtime/base/align.h"
 #include "runtime/base/clock.h"
 
-enum { NONE = 0xffffffff, IN_PLACE_READS = 32, COPIES = 8 };
+enum {
+    NONE = 0xffffffff,
+    IN_PLACE_READS = 32,
+    COPIES = 8 /* from RAM, under way: enough for the bus, and experts' copies do not wait long */
+};
 
 /* A streamed matrix, in the order of use. */
 struct entry {
@@ -609,11 +613,14 @@ static int schedule_create(cf_dense *d, cf_err *err)
     uint64_t *held = calloc(m->n_weights + 1, sizeof *held);
     if (!held)
         return CF_FAIL(err, -ENOMEM, "out of memory for a plan of %u weights", m->n_weights);
-    int rc = cf_hold_init(&d->hold, d->o.shape->in_place ? 0 : d->o.plan->n_streamed, max_alloc, err);
+    int rc = cf_hold_init(&d->hold, d->o.shape->in_place ? 0 : d->o.plan->n_streamed, max_alloc,
+                          err);
     if (rc == 0) {
-        cf_hold_plan same;
+        cf_hold_plan made = {0};
         if (d->o.hold->bytes)
-            cf_hold_choose(m, d->o.streamed, d->o.align, max_alloc, d->o.hold->allowance, held, &same);
+            cf_hold_choose(m, d->o.streamed, d->o.align, max_alloc, d->o.hold->allowance, held,
+                           &made);
+        cf_assert(made.bytes == d->o.hold->bytes);
         schedule(d, held);
     }
     free(held);

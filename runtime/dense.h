@@ -46,7 +46,7 @@ typedef struct cf_dense_options {
 typedef struct cf_dense_stats {
     uint64_t reads, bytes; /* matrices, or parts of them; as asked of the kernel */
     uint64_t copied;       /* bytes that came from RAM instead of a read */
-    /* Waited for reads; for copies when the reads were in; for the device to give back a segment. */
+    /* Waited for reads; for copies once reads were in; for the device to give back a segment. */
     uint64_t stall_ns, copy_ns, device_ns;
 } cf_dense_stats;
 

@@ -6,7 +6,8 @@
 #include "runtime/base/align.h"
 
 enum {
-    PART_BYTES = 64 << 10, /* read alone, it takes about as long as this many: the least to split off */
+    PART_BYTES =
+        64 << 10, /* read alone, it takes about as long as this many: the least to split off */
     BLOCK_BYTES = 1 << 30
 };
 
@@ -17,8 +18,8 @@ uint64_t cf_hold_place_bytes(const cf_weight_def *w, uint32_t align, uint64_t he
     return cf_align_up(w->extent.off + held, align) - cf_align_down(w->extent.off, align);
 }
 
-/* The most of a matrix that a place of `room` bytes holds: all, or what ends with a block of the file
- * and leaves no small rest. */
+/* The most of a matrix that a place of `room` bytes holds: all, or what ends with a block of the
+ * file and leaves no small rest. */
 static uint64_t part_bytes(const cf_weight_def *w, uint32_t align, uint64_t room)
 {
     uint64_t begin = w->extent.off, bytes = cf_weight_code_bytes(w);
@@ -107,8 +108,8 @@ static void evenly(struct sharing *s, uint64_t all)
 void cf_hold_choose(const cf_model *model, const uint8_t *streamed, uint32_t align,
                     uint64_t max_alloc_bytes, uint64_t allowance, uint64_t *held, cf_hold_plan *out)
 {
-    struct sharing s = {.model = model, .streamed = streamed, .align = align, .held = held,
-                        .most = UINT64_MAX / 2};
+    struct sharing s = {
+        .model = model, .streamed = streamed, .align = align, .held = held, .most = UINT64_MAX / 2};
     if (max_alloc_bytes)
         s.most = cf_min_u64(s.most, cf_align_down(max_alloc_bytes, align));
     *out = (cf_hold_plan){.allowance = allowance, .all_bytes = all_bytes(&s)};

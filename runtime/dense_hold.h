@@ -1,12 +1,12 @@
 /* Streamed dense weights that are held in RAM: which bytes, and their places.
  *
  * Where the device's memory is not the host's, a byte that is held is read once and copied over the
- * bus from then on. A byte is used once a batch and in an order that never changes, so what was used
- * last is needed last: a cache of the recently used would miss every time. What is held is fixed by
- * the plan instead: of each matrix its first bytes, the same share of all. Reads and copies then run
- * side by side all along the schedule. Were whole layers held, the drive would idle while they pass
- * (it runs ahead by the segments and no further), and the bus while the others are read. What is
- * small is held whole first: a read of it takes as long as one of many more bytes.
+ * bus from then on. A byte is used once a batch and in an order that never changes, so what was
+ * used last is needed last: a cache of the recently used would miss every time. What is held is
+ * fixed by the plan instead: of each matrix its first bytes, the same share of all. Reads and
+ * copies then run side by side all along the schedule. Were whole layers held, the drive would idle
+ * while they pass (it runs ahead by the segments and no further), and the bus while the others are
+ * read. What is small is held whole first: a read of it takes as long as one of many more bytes.
  *
  * Places hold whole blocks of the file, so that reads go there directly; they end where the file's
  * blocks do, so that no block is both held and read again. Their memory is imported by the device

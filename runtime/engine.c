@@ -225,7 +225,7 @@ static int cache_open(cf_engine *e, const cf_options *options, cf_err *err)
     return rc;
 }
 
-/* Dense weights that are brought again and again: how many, from where, and what would spare that. */
+/* Dense weights that come again and again: how many, from where, and what would spare that. */
 static void streaming_note(const cf_engine *e)
 {
     const cf_memory_plan *p = &e->plan;
@@ -236,7 +236,8 @@ static void streaming_note(const cf_engine *e)
         slow[0] = 0;
     } else if (p->hold.bytes) {
         snprintf(how, sizeof how, "are brought again");
-        snprintf(slow, sizeof slow, ", %.1f of them from RAM, the others from the drive, which is slow",
+        snprintf(slow, sizeof slow,
+                 ", %.1f of them from RAM, the others from the drive, which is slow",
                  (double)p->hold.bytes / mib);
     }
     if (p->ram_dense > p->ram_budget)

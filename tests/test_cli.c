@@ -492,16 +492,16 @@ static void ram_holds_dense_weights(void)
     REQUIRE(want.code == 0);
     snprintf(text, sizeof text, "%s", want.out);
     cli(&r, "info models/demo %s --ram 8M --drive 1", flags);
-    CHECK_HAS(r.out, "are held in RAM and copied from there, the same share of each matrix");
-    CHECK_HAS(r.out, "RAM goes to that first, beside 12 slabs");
+    CHECK_HAS(r.out, "are held in RAM and copied from there, the same share of each");
+    CHECK_HAS(r.out, "RAM goes to it first, beside 12 slabs");
     CHECK_HAS(r.out, "; the drive brings ");
-    const char *would = strstr(r.out, "All of that would be held with --ram ");
+    const char *would = strstr(r.out, "All of it would be held with --ram ");
     REQUIRE(would);
-    unsigned long long all = strtoull(would + strlen("All of that would be held with --ram "), NULL, 10);
+    unsigned long long all = strtoull(would + strlen("All of it would be held with --ram "), NULL, 10);
     const char *least = strstr(r.out, "), --ram "); /* that works */
     REQUIRE(least);
     cli(&r, "info models/demo %s --ram %llu --drive 1", flags, strtoull(least + 9, NULL, 10));
-    CHECK_HAS(r.out, "None of that is held in RAM: --ram leaves no room.");
+    CHECK_HAS(r.out, "None of what is streamed is held in RAM: --ram leaves no room.");
     cli(&r, "info models/demo %s --ram %llu --drive 1 --json", flags, all);
     json_t *v = cli_json(r.out), *memory = json_object_get(v, "memory");
     CHECK_INT(cli_json_at(memory, "dense", "held_bytes"), 6 << 20);
@@ -510,7 +510,7 @@ static void ram_holds_dense_weights(void)
     CHECK_INT(cli_json_at(v, "prediction", "dense_bytes"), 0);
     json_decref(v);
     cli(&r, "info models/demo %s --ram %llu --drive 1", flags, all);
-    CHECK_HAS(r.out, "All of that is held in RAM: once read, it is copied from there.");
+    CHECK_HAS(r.out, "All that is streamed is held in RAM: once read, it is copied from there.");
     cli(&r, "run models/demo -p 'Once upon a time' -n 12 %s --ram %llu -v --stats %s/s.json", flags, all,
         dir.path);
     CHECK_INT(r.code, 0);

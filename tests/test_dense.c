@@ -58,8 +58,8 @@ static uint64_t batches_of(const oracle *p)
     return (p->n_prompt + CHUNK - 1) / CHUNK + DECODE;
 }
 
-/* Reads are exact: whole matrices once a batch, but what RAM holds of them in the first alone, and no
- * more than alignment adds. */
+/* Reads are exact: whole matrices once a batch, what RAM holds of them in the first alone, and no more
+ * than alignment adds. */
 static void reads_check(const whole_run *r, const oracle *p, const cf_memory_plan *plan)
 {
     uint64_t batches = batches_of(p), copied = plan->hold.bytes * (batches - 1);

@@ -1,9 +1,9 @@
 /* Streamed dense weights that RAM holds are read once, and nothing but the speed tells. Catches a
  * byte that is held and read again all the same; one that is taken for held though its read has
- * failed, or was given up; a place that is written while copies still read it; a copy that overtakes
- * its read; the drive waiting for the bus, or the bus for the drive; held bytes that are not paid for
- * out of --ram; experts' places that are paid for first; a share that lies all in one part of the
- * schedule; anything held where there is one memory.
+ * failed, or was given up; a place that is written while copies still read it; a copy that
+ * overtakes its read; the drive waiting for the bus, or the bus for the drive; held bytes that are
+ * not paid for out of --ram; experts' places that are paid for first; a share that lies all in one
+ * part of the schedule; anything held where there is one memory.
  *
  * Each run is compared, all logits bit by bit, with one whose weights are all resident.
  *
@@ -112,8 +112,8 @@ static cf_model *model_make(cf_weight_def *weights, uint8_t *streamed)
 }
 
 /* The most and the least share of a large matrix that is held. */
-static void shares_of(const cf_model *m, const uint8_t *streamed, const uint64_t *held, double *least,
-                      double *most)
+static void shares_of(const cf_model *m, const uint8_t *streamed, const uint64_t *held,
+                      double *least, double *most)
 {
     *least = 1;
     *most = 0;
@@ -144,7 +144,8 @@ static void test_choice(void)
             double least, most;
             cf_hold_choose(m, streamed, align, 0, allowance, held, &h);
             for (uint32_t i = 0; i < MATRICES; i++) {
-                uint64_t whole = cf_weight_code_bytes(&weights[i]), end = weights[i].extent.off + held[i];
+                uint64_t whole = cf_weight_code_bytes(&weights[i]),
+                         end = weights[i].extent.off + held[i];
                 bytes += held[i];
                 memory += cf_hold_place_bytes(&weights[i], align, held[i]);
                 CHECK(held[i] == 0 || streamed[i]);
@@ -425,7 +426,8 @@ static void neither_waits(bool drive_stalls)
 /* ---- what goes wrong ---- */
 
 /* The drive fails in the middle of the nth streamed matrix, while its place is filled or in what is
- * read beside it: one sentence; then as if nothing had been, and nothing is held that was not read. */
+ * read beside it: one sentence; then as if nothing had been, and nothing is held that was not read.
+ */
 static void a_fill_fails(int kind, double share, uint32_t nth)
 {
     sized_model m;
@@ -441,7 +443,8 @@ static void a_fill_fails(int kind, double share, uint32_t nth)
     for (uint32_t n = 0; !e->streamed[at] || n++ < nth; at++)
         ;
     const cf_extent *x = &m.model->weights[at].extent;
-    cf_io_fault fault = {.eio_file = x->file, .eio_off = (int64_t)(x->off + x->bytes / 2),
+    cf_io_fault fault = {.eio_file = x->file,
+                         .eio_off = (int64_t)(x->off + x->bytes / 2),
                          .eio_times = 2}; /* a read and its retry */
     cf_engine_close(&e);
     sized_model_close(&m);
@@ -467,7 +470,8 @@ static void a_fill_fails(int kind, double share, uint32_t nth)
     oracle_free(p);
 }
 
-static void cancel_at(void *user, uint32_t layer, uint32_t position, uint32_t n, const float *hidden)
+static void cancel_at(void *user, uint32_t layer, uint32_t position, uint32_t n,
+                      const float *hidden)
 {
     (void)position;
     (void)n;
@@ -488,7 +492,8 @@ static void interrupted(int kind, double share)
     cf_engine *e = engine_open(&m, DEMO, kind, share, NULL);
     REQUIRE(e && cf_session_create(&s, e, &err) == 0);
     cf_outputs out = {.layer = cancel_at, .user = e};
-    CHECK_INT(cf_session_extend(s, p->prompt, p->n_prompt, CF_PHASE_PROMPT, &out, &err), -ECANCELED);
+    CHECK_INT(cf_session_extend(s, p->prompt, p->n_prompt, CF_PHASE_PROMPT, &out, &err),
+              -ECANCELED);
     cf_session_destroy(&s);
     cf_engine_resume(e);
     err = (cf_err){0};

@@ -146,22 +146,22 @@ static void hold_print(const cf_memory_plan *p, FILE *out)
     if (!h->all_bytes)
         return;
     if (!rest)
-        fprintf(out, "  All of that is held in RAM: once read, it is copied from there.\n");
+        fprintf(out, "  All that is streamed is held in RAM: once read, it is copied from there.\n");
     else if (h->bytes)
         fprintf(out,
-                "  Of that, %s are held in RAM and copied from there, the same share of each "
-                "matrix, so that\n  copies and reads run side by side; the drive brings %s.\n",
+                "  Of what is streamed, %s are held in RAM and copied from there, the same share of "
+                "each\n  matrix, so that copies and reads run side by side; the drive brings %s.\n",
                 cf_bytes_text(h->bytes, a, sizeof a), cf_bytes_text(rest, b, sizeof b));
     else
-        fprintf(out, "  None of that is held in RAM: --ram leaves no room.\n");
+        fprintf(out, "  None of what is streamed is held in RAM: --ram leaves no room.\n");
     if (p->total_records)
         fprintf(out,
-                "  RAM goes to that first, beside %u slabs to read experts through: a byte held saves "
-                "a byte of each\n  token's reads, a byte of an expert's place only when that expert "
-                "is chosen.\n",
+                "  RAM goes to it first, beside %u slabs to read experts through: a byte held saves a "
+                "byte of each\n  token's reads, a byte of an expert's place only when that is "
+                "chosen.\n",
                 p->shape.n_slabs);
     if (rest && p->ram_dense)
-        fprintf(out, "  All of that would be held with --ram %" PRIu64 " (%s).\n", p->ram_dense,
+        fprintf(out, "  All of it would be held with --ram %" PRIu64 " (%s).\n", p->ram_dense,
                 cf_bytes_text(p->ram_dense, a, sizeof a));
 }
 

@@ -2,11 +2,11 @@
  *
  *     bench_dense MODEL DEVICE MB_PER_S [TOKENS [ROUNDS]]
  *
- * Reads are held back to MB_PER_S (megabytes), so that the drive is the slower part on any machine. A
- * third of what could be streamed stays in VRAM. Sizes of --ram: with nothing held, which is how it
- * was before anything was; with half; with all. In turn, round by round, so that a ratio is of
- * neighbours in time. Prints a line each: decode in tokens per second, the bytes of a token by either
- * way, what it waited for, and its ratio to the first. */
+ * Reads are held back to MB_PER_S (megabytes), so that the drive is the slower part on any machine.
+ * A third of what could be streamed stays in VRAM. Sizes of --ram: with nothing held, which is how
+ * it was before anything was; with half; with all. In turn, round by round, so that a ratio is of
+ * neighbours in time. Prints a line each: decode in tokens per second, the bytes of a token by
+ * either way, what it waited for, and its ratio to the first. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,8 +127,8 @@ int main(int argc, char **argv)
         return 1;
     }
     printf("%s, --vram %.0f MB, %.0f MB streamed through %u segments, reads of %s MB/s\n", o.device,
-           (double)o.vram_bytes / 1e6, (double)plan.dense.streamed_bytes / 1e6, plan.dense.n_segments,
-           argv[3]);
+           (double)o.vram_bytes / 1e6, (double)plan.dense.streamed_bytes / 1e6,
+           plan.dense.n_segments, argv[3]);
     double first = 0;
     for (uint32_t i = 0; i < SIZES; i++) {
         qsort(got[i].tok_per_s, rounds, sizeof(double), ascending);

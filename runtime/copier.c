@@ -23,7 +23,7 @@ struct cf_copier {
     bool stop;
     cf_copy_job *waiting, **waiting_end; /* guarded by lock */
     cf_copy_job *flying, **flying_end;   /* of the copy thread */
-    bool recorded;                       /* copies since the stream was last idle */
+    bool recorded;                       /* copies of records since the stream was last idle */
     uint64_t busy_ns;                    /* guarded by lock */
 };
 
@@ -83,14 +83,15 @@ static void job_record(cf_copier *c, const cf_copy_job *job)
 }
 
 /* A slot is saved before it is filled, a place raised before it is saved to: with two tiers, copies
- * may depend on those before them. */
+ * of records may depend on those before them. */
 static void jobs_record(cf_copier *c, const cf_copy_job *list)
 {
     bool tiers = c->slots->shape.n_tier > 0;
     for (const cf_copy_job *job = list; job; job = job->next) {
-        if (tiers && c->recorded)
+        bool of_record = job->kind != CF_COPY_SPAN;
+        if (tiers && of_record && c->recorded)
             cf_gpu_barrier(c->gpu, CF_STREAM_TRANSFER);
-        c->recorded = true;
+        c->recorded |= of_record;
         job_record(c, job);
     }
 }

@@ -5,11 +5,8 @@
 
 #include "runtime/base/align.h"
 
-enum {
-    PART_BYTES =
-        64 << 10, /* read alone, it takes about as long as this many: the least to split off */
-    BLOCK_BYTES = 1 << 30
-};
+/* A read of less takes about as long: the least to split off. */
+enum { PART_BYTES = 64 << 10, BLOCK_BYTES = 1 << 30 };
 
 uint64_t cf_hold_place_bytes(const cf_weight_def *w, uint32_t align, uint64_t held)
 {

@@ -14,6 +14,7 @@
 #include "runtime/base/align.h"
 #include "runtime/base/log.h"
 #include "tests/check.h"
+#include "tests/support/reoffset.h"
 #include "tests/support/sized.h"
 #include "tests/support/tmpfiles.h"
 #include "tests/support/whole_run.h"
@@ -470,6 +471,50 @@ static void a_fill_fails(int kind, double share, uint32_t nth)
     oracle_free(p);
 }
 
+/* A matrix that comes in two parts, of which one does not: neither is taken for held. With the
+ * least
+ * --vram the demo's head is streamed, a stage's bytes, which no longer end with a block of the
+ * file. */
+static void a_part_fails(bool second)
+{
+    sized_model m;
+    cf_memory_plan plan;
+    cf_err err = {0};
+    cf_engine *e = NULL;
+    cf_session *s = NULL;
+    whole_run want = {0}, got = {0};
+    cf_options o = options_make(COPIED);
+    char path[1024];
+    snprintf(path, sizeof path, "%s", tmp_path(&tmp, "demo-moved"));
+    if (access(path, F_OK) != 0)
+        reoffset_copy(DEMO, path, 6);
+    oracle *p = prompt_of(DEMO);
+    REQUIRE(p && reference(DEMO, p, &want) && sized_model_open(&m, path));
+    REQUIRE(plan_of(&m, &o, &plan) == 0);
+    o.vram_bytes = plan.vram_min;
+    o.ram_bytes = 64u << 20;
+    REQUIRE(plan_of(&m, &o, &plan) == 0);
+    CHECK_INT(plan.hold.bytes, plan.dense.streamed_bytes);
+    const cf_weight_def *head = &m.model->weights[plan.widest];
+    CHECK(cf_hold_place_bytes(head, plan.align, head->extent.bytes) > plan.dense.stage_bytes);
+    uint64_t at = head->extent.off + (second ? head->extent.bytes - 1 : 1 << 20);
+    cf_io_fault fault = {.eio_file = head->extent.file, .eio_off = (int64_t)at, .eio_times = 2};
+    o.fault = &fault;
+    REQUIRE(cf_engine_open(&e, path, &o, &err) == 0 && cf_session_create(&s, e, &err) == 0);
+    CHECK_INT(e->streamed[plan.widest], 1);
+    CHECK_INT(cf_session_extend(s, p->prompt, CHUNK, CF_PHASE_PROMPT, NULL, &err), -EIO);
+    cf_session_destroy(&s);
+    err = (cf_err){0};
+    CHECK_INT(whole_run_play(e, p, &got, &err), 0);
+    CHECK(whole_run_same(&got, &want));
+    CHECK_STR(err.msg, "");
+    cf_engine_close(&e);
+    whole_run_free(&got);
+    whole_run_free(&want);
+    sized_model_close(&m);
+    oracle_free(p);
+}
+
 static void cancel_at(void *user, uint32_t layer, uint32_t position, uint32_t n,
                       const float *hidden)
 {
@@ -578,6 +623,8 @@ static void device_run(bool ref)
     }
     if (!ref)
         return;
+    RUN_NAMED("ref the first of two parts fails", a_part_fails(false));
+    RUN_NAMED("ref the second of two parts fails", a_part_fails(true));
     RUN_NAMED("ref copies do not wait for reads", neither_waits(true));
     RUN_NAMED("ref reads do not wait for copies", neither_waits(false));
     RUN_NAMED("ref what is shown", shown());

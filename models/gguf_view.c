@@ -167,9 +167,10 @@ static int map_whole(const view *v, const cf_gguf_name *rule)
     if (rc < 0)
         return rc;
     if (rule->kind == CF_NAME_ROW) {
-        if (t->n_dims != 1)
-            return shape_refuse(v, "one dimension");
-        return alias_add(v, name, 2, (const uint64_t[2]){1, t->shape[0]}, 0);
+        /* Converters keep the row, tools that rewrite their files drop dimensions of 1. */
+        if (t->n_dims != 1 && (t->n_dims != 2 || t->shape[0] != 1))
+            return shape_refuse(v, "one row");
+        return alias_add(v, name, 2, (const uint64_t[2]){1, t->shape[t->n_dims - 1]}, 0);
     }
     if (rule->kind == CF_NAME_HEADS) {
         uint64_t rows;

@@ -317,7 +317,7 @@ static const name mlp_names[] = {
     {B "ffn_down_shexp.weight", L "mlp.shared_experts.down_proj.weight", COPY},
     {0}};
 static const name qwen2_names[] = {
-    {B "ffn_gate_inp_shexp.weight", L "mlp.shared_expert_gate.weight", VECTOR},
+    {B "ffn_gate_inp_shexp.weight", L "mlp.shared_expert_gate.weight", COPY},
     {B "ffn_gate_shexp.weight", L "mlp.shared_expert.gate_proj.weight", COPY},
     {B "ffn_up_shexp.weight", L "mlp.shared_expert.up_proj.weight", COPY},
     {B "ffn_down_shexp.weight", L "mlp.shared_expert.down_proj.weight", COPY},

@@ -158,6 +158,11 @@ static bool kind_of_gpus(op_kind k)
            k == OP_attn_latent || k == OP_attn || k == OP_attn_bias || k == OP_norm;
 }
 
+static bool kind_of_integers(op_kind k)
+{
+    return k == OP_linear || k == OP_expert_glu || k == OP_expert_down;
+}
+
 static bool case_of_gpus(const op_case *c)
 {
     uint32_t rows = op_case_rows(c);
@@ -193,6 +198,27 @@ static bool case_of_guises(const op_case *c)
     }
 }
 
+/* Products that the device takes as integers. */
+static bool case_of_integers(const op_case *c)
+{
+    const vk_gpu *vk = (const vk_gpu *)(const void *)gpu;
+    const cf_op_linear *linear = &c->op.linear;
+    switch (c->kind) {
+    case OP_linear:
+        return vk_dot_shader(vk, VK_SHADER_linear, VK_SHADER_linear_i8, &linear->w, linear->x_q8) ==
+               VK_SHADER_linear_i8;
+    case OP_expert_glu:
+        return vk_dot_shader(vk, VK_SHADER_expert_glu, VK_SHADER_expert_glu_i8, &c->experts[0].gate,
+                             c->op.expert_glu.x_q8) == VK_SHADER_expert_glu_i8;
+    case OP_expert_down:
+        return vk_dot_shader(vk, VK_SHADER_expert_down, VK_SHADER_expert_down_i8,
+                             &c->experts[0].down,
+                             c->op.expert_down.x_q8) == VK_SHADER_expert_down_i8;
+    default:
+        return false;
+    }
+}
+
 static void op_check(op_kind kind, bool is_ref)
 {
     REQUIRE(gpu && judge);
@@ -200,7 +226,9 @@ static void op_check(op_kind kind, bool is_ref)
     int cases = 0;
     for (int i = 0; i < op_cases_count() && !check_case_failed; i++) {
         op_case *c = op_case_create(i);
-        if ((vk_test_as_gpu && !case_of_gpus(c)) ||
+        bool by_integers = vk_test_integers != VK_INTEGERS_BY_DEVICE;
+        if ((by_integers && !case_of_integers(c)) ||
+            (vk_test_as_gpu && !by_integers && !case_of_gpus(c)) ||
             (ocl_test_guise != OCL_AS_IT_IS && !case_of_guises(c))) {
             /* the CPU's shapes tell as much */
         } else if (c->kind == kind && !op_case_supported(c, gpu)) {
@@ -211,7 +239,10 @@ static void op_check(op_kind kind, bool is_ref)
         }
         op_case_destroy(&c);
     }
-    CHECK(cases > 0);
+    /* None: a Vulkan device without products of integers, asked for them. */
+    bool none = vk_test_integers != VK_INTEGERS_BY_DEVICE &&
+                !((const vk_gpu *)(const void *)gpu)->dots;
+    CHECK(cases > 0 || none);
     CHECK_INT(hazards, 0);
     CHECK_INT(cf_gpu_validation_errors(gpu), 0);
 }
@@ -233,7 +264,8 @@ static void device_check(const cf_gpu_info *info, const char *as)
     unequal_repeats = unequal_splits = lacking = 0;
     gpu = device_open(device, 3);
     for (int k = 0; k < OP_KINDS; k++) {
-        if (!op_wanted((op_kind)k) || (vk_test_as_gpu && !kind_of_gpus((op_kind)k)))
+        if (!op_wanted((op_kind)k) || (vk_test_as_gpu && !kind_of_gpus((op_kind)k)) ||
+            (vk_test_integers != VK_INTEGERS_BY_DEVICE && !kind_of_integers((op_kind)k)))
             continue;
         snprintf(line, sizeof line, "%s%s_%s", device, as, op_kind_name((op_kind)k));
         RUN_NAMED(line, op_check((op_kind)k, is_ref));
@@ -245,13 +277,19 @@ static void device_check(const cf_gpu_info *info, const char *as)
     cf_gpu_close(&gpu);
 }
 
-/* The other shape of the OpenCL kernels, and the other models of memory, where no such GPU is. */
+/* Other shapes of the kernels, products of floats or integers, and other models of memory, where no
+ * such GPU is. */
 static void guises_check(const cf_gpu_info *info)
 {
     if (!strcmp(info->backend, "vulkan") && info->cpu) {
         vk_test_as_gpu = true;
         device_check(info, " as GPU");
         vk_test_as_gpu = false;
+        vk_test_as_gpu = true;
+        vk_test_integers = VK_INTEGERS_ALWAYS;
+        device_check(info, " as GPU with integers");
+        vk_test_as_gpu = false;
+        vk_test_integers = VK_INTEGERS_BY_DEVICE;
     }
     if (strcmp(info->backend, "opencl") || !info->cpu)
         return;

@@ -94,6 +94,7 @@ typedef struct vk_gpu {
     VkPhysicalDeviceProperties props;
     VkPhysicalDeviceMemoryProperties memory;
     uint8_t uuid[VK_UUID_SIZE];
+    bool dots, dots_fast; /* packed integer products: in shaders; accelerated */
     uint64_t max_alloc_bytes;
     uint64_t heap_limit[VK_MAX_MEMORY_HEAPS];
     _Atomic uint64_t heap_used[VK_MAX_MEMORY_HEAPS];
@@ -168,12 +169,19 @@ bool vk_reached(cf_gpu *gpu, cf_gpu_point point);
 /* Tests: a CPU device takes the shapes of a GPU. Set before recording. llvmpipe's limit on loops
  * (vk_attention.c) then bounds the sizes that may be tried. */
 extern bool vk_test_as_gpu;
+/* Tests and benches: products of integers on whatever device has them, or on none. */
+enum vk_integers { VK_INTEGERS_BY_DEVICE, VK_INTEGERS_ALWAYS, VK_INTEGERS_NEVER };
+extern enum vk_integers vk_test_integers;
 
 /* ---- vk_pipeline.c ---- */
 int vk_pipelines_init(vk_gpu *vk, cf_err *err);
 void vk_pipelines_finish(vk_gpu *vk);
 /* Each shader on weights is there for the format. */
 bool vk_supports(const cf_gpu *gpu, cf_format format);
+/* The shader for products of w with x: `integers`, the variant of `floats` that sums integers,
+ * where x is rounded (x_q8), the format has codes and the device is worth it. */
+enum vk_shader vk_dot_shader(const vk_gpu *vk, enum vk_shader floats, enum vk_shader integers,
+                             const cf_weight *w, bool x_q8);
 /* Binds the shader, made on first use, and records x * y * z groups. spec holds VK_MAX_SPEC
  * values, unused ones 0. */
 void vk_dispatch(vk_gpu *vk, cf_stream stream, enum vk_shader shader, cf_format format,

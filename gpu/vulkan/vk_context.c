@@ -174,6 +174,7 @@ typedef struct probe {
     uint8_t uuid[VK_UUID_SIZE];
     uint32_t compute_family, transfer_family; /* equal: one queue serves both */
     bool instrumentable; /* has what GPU-assisted validation writes its findings with */
+    bool dots, dots_fast; /* integer dot products: in shaders; four of 8 bits accelerated */
     cf_gpu_info info;
 } probe;
 
@@ -251,6 +252,25 @@ static uint64_t physical_ram_bytes(void)
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : UINT64_MAX;
 }
 
+/* Products of four packed signed bytes in shaders, and what the driver says of their speed. */
+static void probe_dots(probe *p)
+{
+    if (!has_extension(p->device, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME))
+        return;
+    VkPhysicalDeviceShaderIntegerDotProductFeaturesKHR dots = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES_KHR};
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
+                                          .pNext = &dots};
+    VkPhysicalDeviceShaderIntegerDotProductPropertiesKHR speed = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_PROPERTIES_KHR};
+    VkPhysicalDeviceProperties2 props = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2,
+                                         .pNext = &speed};
+    vkGetPhysicalDeviceFeatures2(p->device, &features);
+    vkGetPhysicalDeviceProperties2(p->device, &props);
+    p->dots = dots.shaderIntegerDotProduct;
+    p->dots_fast = p->dots && speed.integerDotProduct4x8BitPackedSignedAccelerated;
+}
+
 static void probe_info(probe *p, const VkPhysicalDeviceMaintenance3Properties *limits,
                        const VkPhysicalDeviceExternalMemoryHostPropertiesEXT *host)
 {
@@ -298,6 +318,7 @@ static bool probe_device(probe *p, VkPhysicalDevice device)
     vkGetPhysicalDeviceProperties2(device, &props);
     vkGetPhysicalDeviceMemoryProperties(device, &p->memory);
     memcpy(p->uuid, id.deviceUUID, sizeof p->uuid);
+    probe_dots(p);
     probe_info(p, &limits, &host);
     return true;
 }
@@ -360,9 +381,18 @@ static int device_create(vk_gpu *vk, const probe *p, bool check, cf_err *err)
                                           .pQueuePriorities = &priority}};
     queues[1] = queues[0];
     queues[1].queueFamilyIndex = p->transfer_family;
-    static const char *const import = VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME;
+    const char *extensions[2];
+    uint32_t n_extensions = 0;
+    if (vk->base.info.imports)
+        extensions[n_extensions++] = VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME;
+    if (p->dots)
+        extensions[n_extensions++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
+    VkPhysicalDeviceShaderIntegerDotProductFeaturesKHR dots = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES_KHR,
+        .shaderIntegerDotProduct = VK_TRUE};
     VkPhysicalDeviceVulkan12Features v12 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
+        .pNext = p->dots ? &dots : NULL,
         .bufferDeviceAddress = VK_TRUE,
         .timelineSemaphore = VK_TRUE};
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
@@ -376,8 +406,8 @@ static int device_create(vk_gpu *vk, const probe *p, bool check, cf_err *err)
                                .pNext = &features,
                                .queueCreateInfoCount = p->info.own_transfer ? 2 : 1,
                                .pQueueCreateInfos = queues,
-                               .enabledExtensionCount = vk->base.info.imports ? 1 : 0,
-                               .ppEnabledExtensionNames = &import};
+                               .enabledExtensionCount = n_extensions,
+                               .ppEnabledExtensionNames = extensions};
     VK_TRY(vkCreateDevice(vk->physical, &info, NULL, &vk->device));
     volkLoadDeviceTable(&vk->fn, vk->device);
     vk->n_queues = (int)info.queueCreateInfoCount;
@@ -419,6 +449,8 @@ static void take_probe(vk_gpu *vk, const probe *p, const cf_gpu_options *options
     vk->props = p->props;
     vk->memory = p->memory;
     memcpy(vk->uuid, p->uuid, sizeof vk->uuid);
+    vk->dots = p->dots;
+    vk->dots_fast = p->dots_fast;
     vk->max_alloc_bytes = p->info.max_alloc_bytes;
     for (uint32_t i = 0; i < p->memory.memoryHeapCount; i++)
         vk->heap_limit[i] = p->info.cpu ? p->info.heap_bytes : p->memory.memoryHeaps[i].size;

@@ -105,7 +105,9 @@ static void glu_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_glu *
                                   mode,
                                   op->act.act,
                                   t.many};
-    vk_dispatch(vk, stream, VK_SHADER_expert_glu, gate->dtype, spec, &push, sizeof push,
+    enum vk_shader shader =
+        vk_dot_shader(vk, VK_SHADER_expert_glu, VK_SHADER_expert_glu_i8, gate, op->x_q8);
+    vk_dispatch(vk, stream, shader, gate->dtype, spec, &push, sizeof push,
                 tiles(op->ffn, mode == GLU_BOTH ? t.outputs / 2 : t.outputs), op->n_experts,
                 tiles(most, t.rows));
 }
@@ -211,7 +213,9 @@ static void down_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_expert_down
     uint32_t spec[VK_MAX_SPEC] = {tile_class(vk)->group, aligned, t.outputs,         t.rows,
                                   down->transposed,      t.parts, scales_kind(down), op->x_q8,
                                   matrix_gap(down) > 1,  0,       0,                 t.many};
-    vk_dispatch(vk, stream, VK_SHADER_expert_down, down->dtype, spec, &push, sizeof push,
+    enum vk_shader shader =
+        vk_dot_shader(vk, VK_SHADER_expert_down, VK_SHADER_expert_down_i8, down, op->x_q8);
+    vk_dispatch(vk, stream, shader, down->dtype, spec, &push, sizeof push,
                 tiles(op->hidden, t.outputs), op->n_experts, tiles(most, t.rows));
 }
 

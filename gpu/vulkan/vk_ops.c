@@ -40,7 +40,9 @@ static void linear_dispatch(cf_gpu *gpu, cf_stream stream, const cf_op_linear *o
                                   op->w.transposed,      t.parts, scales_kind(&op->w), op->x_q8,
                                   matrix_gap(&op->w) > 1, 0,     0,                   t.many};
     vk_vectors_ready(&vectors);
-    dispatch_split(gpu, stream, VK_SHADER_linear, op->w.dtype, spec, &push, sizeof push,
+    enum vk_shader shader =
+        vk_dot_shader(vk, VK_SHADER_linear, VK_SHADER_linear_i8, &op->w, op->x_q8);
+    dispatch_split(gpu, stream, shader, op->w.dtype, spec, &push, sizeof push,
                    tiles(op->w.rows, t.outputs), tiles(op->n_rows, t.rows));
 }
 

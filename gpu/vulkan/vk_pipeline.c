@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gpu/vulkan/vk.h"
+#include "gpu/vulkan/vk_ops.h"
 #include "gpu/vulkan/shaders/vk_shader_table.inc"
 #include "runtime/base/log.h"
 
@@ -96,6 +96,20 @@ bool vk_supports(const cf_gpu *gpu, cf_format format)
         if (!shader_table[on_weights[i]][format].code)
             return false;
     return true; /* vectors: vk_vectors.c */
+}
+
+enum vk_integers vk_test_integers;
+
+/* Integers where four products are one instruction, and on a processor, where they were measured to
+ * be faster than rounded floats (tests/bench/LOG.md); on other GPUs floats. Never by the sizes: a
+ * result depends on no other row. */
+enum vk_shader vk_dot_shader(const vk_gpu *vk, enum vk_shader floats, enum vk_shader integers,
+                             const cf_weight *w, bool x_q8)
+{
+    bool worth = vk->dots_fast || cpu_class(vk);
+    if (vk_test_integers != VK_INTEGERS_BY_DEVICE)
+        worth = vk_test_integers == VK_INTEGERS_ALWAYS;
+    return x_q8 && vk->dots && worth && shader_table[integers][w->dtype].code ? integers : floats;
 }
 
 /* ---- pipelines ---- */

@@ -1,6 +1,7 @@
 /* How fast the ops of gpu/ops.h are on a device, beside what its memory delivers.
  *
  *   bench_ops [--device NAME[:INDEX]] [--threads N] [--pool MIB] [--seconds S] [--op TEXT]
+ *             [--floats]
  *
  * One line a case: the median and the best time of an op over batches of them; from the best, the
  * bytes that it must read at least per second, also as a share of the ceiling (a best as well:
@@ -8,7 +9,7 @@
  * Ops of a batch go round a pool of weights that no cache holds, with a barrier after each. The
  * ceiling: on a CPU its threads sum up the pool, on a GPU it copies the pool. Beside products of
  * many rows stands what OpenBLAS makes of them, where it is installed. linear_q8: with activations
- * in 8 bits. */
+ * in 8 bits; --floats: which Vulkan then never multiplies as integers. */
 #include <dlfcn.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 
 #include "gpu/gpu.h"
 #include "gpu/ops.h"
+#include "gpu/vulkan/vk.h"
 #include "runtime/base/align.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/f16.h"
@@ -460,7 +462,7 @@ static void buffers_make(void)
 static int usage(void)
 {
     fprintf(stderr, "usage: bench_ops [--device NAME[:INDEX]] [--threads N] [--pool MIB] "
-                    "[--seconds S] [--op TEXT]\n");
+                    "[--seconds S] [--op TEXT] [--floats]\n");
     return 2;
 }
 
@@ -469,7 +471,8 @@ int main(int argc, char **argv)
     static const struct option options[] = {
         {"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 't'},
         {"pool", required_argument, NULL, 'p'},   {"seconds", required_argument, NULL, 's'},
-        {"op", required_argument, NULL, 'o'},     {NULL, 0, NULL, 0}};
+        {"op", required_argument, NULL, 'o'},     {"floats", no_argument, NULL, 'f'},
+        {NULL, 0, NULL, 0}};
     const char *device = "auto";
     cf_err err = {0};
     bench.pool_bytes = 1024ull << 20;
@@ -485,6 +488,8 @@ int main(int argc, char **argv)
             bench.seconds = strtod(optarg, NULL);
         else if (c == 'o')
             bench.only = optarg;
+        else if (c == 'f')
+            vk_test_integers = VK_INTEGERS_NEVER;
         else
             return usage();
     }

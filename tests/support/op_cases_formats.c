@@ -155,6 +155,10 @@ static const struct {
     {CF_Q6_K, {33, 512, 9, OP_LAY_PLAIN, false, false, NO_SCALES, 0, 0}},
     {CF_IQ2_S, {21, 256, 5, OP_LAY_ODD, true, false, NO_SCALES, 0, 0}},
     {CF_MXFP4, {17, 290, 17, OP_LAY_PLAIN, true, true, NO_SCALES, 0, 0}},
+    {CF_Q2_K, {21, 512, 17, OP_LAY_ODD, true, true, NO_SCALES, 0, 0}},
+    {CF_Q4_K, {70, 512, 18, OP_LAY_PLAIN, false, true, NO_SCALES, 0, 0}},
+    {CF_Q6_K, {9, 768, 17, OP_LAY_PLAIN, true, true, CF_F32, 4, 64}},
+    {CF_I4, {33, 330, 19, OP_LAY_LATER, false, true, CF_F16, 2, 96}},
     {CF_BF16, {65, 203, 2, OP_LAY_LATER, false, false, CF_F32, 128, 128}},
     {CF_F16, {16, 256, 9, OP_LAY_PLAIN, true, true, CF_F8_E8M0, 5, 32}},
     {CF_F32, {7, 33, 3, OP_LAY_ODD, false, true, CF_BF16, 2, 32}},
@@ -334,7 +338,7 @@ void op_build_format_expert_glu(op_case *c, int i)
     bool biased = i % 4 == 0; /* in blocks, too */
     op->ffn = biased ? blocks_of(t, 19) : 19;
     op->act = (cf_act_params){CF_ACT_SILU, 0, 0};
-    op->x_q8 = i % 8 == 2 || i % 8 == 5;
+    op->x_q8 = i % 4 == 1 || i % 4 == 2;
     uint32_t n_pairs = op->n_rows * op->k;
     op_rows_add(c, &op->x, op->n_rows, op->hidden, op->hidden);
     uint32_t *pairs = (uint32_t *)(void *)op_array_add(c, &op->pairs, n_pairs * 4, 4, OP_IN);
@@ -363,7 +367,7 @@ void op_build_format_expert_down(op_case *c, int i)
     bool biased = i % 4 == 0;
     op->hidden = biased ? blocks_of(t, 33) : 33;
     op->ffn = blocks_of(t, 270);
-    op->x_q8 = i % 8 == 2 || i % 8 == 5;
+    op->x_q8 = i % 4 == 1 || i % 4 == 2;
     uint32_t n_pairs = op->n_rows * op->k;
     op_rows_add(c, &op->h, n_pairs, op->ffn, op->ffn);
     op_rows_add(c, &op->weights, 1, n_pairs, n_pairs);

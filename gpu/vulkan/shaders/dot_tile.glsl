@@ -27,8 +27,14 @@ layout(constant_id = 11) const bool MANY = false;
 const uint ROWS = MANY ? 1 : R * PARTS / WG / (TRANSPOSED ? W_BLOCK : 1); // of an invocation
 const uint DOT_X = MANY ? 1 : T; // activation rows that an invocation loads of
 
-// + 1: the columns fall on different banks. MANY: 32 columns of outputs and rows.
-shared float dot_part[MANY ? 32 * (R + T) : R * T * (PARTS + 1)];
+// + 1: the columns fall on different banks. MANY: the results; before them, as floats, 32 columns of
+// outputs and rows.
+#ifdef INTEGERS
+#define MANY_PART R * T
+#else
+#define MANY_PART 32 * (R + T)
+#endif
+shared float dot_part[MANY ? MANY_PART : R * T * (PARTS + 1)];
 
 uint64_t dot_w[ROWS];      // where each output's row begins; transposed: each block in column 0
 uint64_t dot_scales[ROWS]; // and its outer scales
@@ -73,6 +79,9 @@ void dot_outputs(uint slot, uint n, uint64_t w, uint step, uint gap, Scales scal
     }
 }
 
+#ifdef INTEGERS
+#include "dot_integers.glsl"
+#else
 #include "dot_many.glsl"
 
 void dot_tile_plain(uint cols)
@@ -114,6 +123,7 @@ void dot_tile_plain(uint cols)
     [[unroll]] for (uint i = 0; i < ROWS * T; i++)
         dot_part[(first + i) * (PARTS + 1) + part] = acc[i];
 }
+#endif
 
 #ifdef W_ELEMENTS
 // Neighbours, or every dot_gap-th element.

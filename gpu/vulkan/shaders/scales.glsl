@@ -52,7 +52,14 @@ float divided(float a, float b)
 
 const uint Q8_GROUP = 32; // CF_Q8_GROUP
 
-// (d, 1 / d) of the group that value i of the row of n floats is in.
+// (d, 1 / d) of a group whose largest |x| this is.
+vec2 q8_scale_of(float largest)
+{
+    float d = largest > 0.0 ? divided(largest, 127.0) : 0.0;
+    return vec2(d, d > 0.0 ? divided(1.0, d) : 0.0);
+}
+
+// The same of the group that value i of the row of n floats is in.
 vec2 q8_scale(uint64_t row, uint i, uint n)
 {
     vec4 most = vec4(0.0);
@@ -61,9 +68,7 @@ vec2 q8_scale(uint64_t row, uint i, uint n)
         WBlock x = float_block(row, ALIGNED ? min(first + b, n / W_BLOCK - 1) : first + b, n);
         most = max(most, max(abs(x.v[0]), abs(x.v[1])));
     }
-    float largest = max(max(most.x, most.y), max(most.z, most.w));
-    float d = largest > 0.0 ? divided(largest, 127.0) : 0.0;
-    return vec2(d, d > 0.0 ? divided(1.0, d) : 0.0);
+    return q8_scale_of(max(max(most.x, most.y), max(most.z, most.w)));
 }
 
 float q8_rounded(float x, vec2 scale)

@@ -52,7 +52,8 @@ enum { CF_Q8_GROUP = 32 };
 
 /* Activations in 8 bits (x_q8): each CF_Q8_GROUP consecutive values of a row of the input (the last
  * group may be short) are rounded to d * q with d = max |x| / 127 and q = round(x * (1 / d)),
- * halves away from zero; d * q then stands for x.
+ * halves away from zero; d * q then stands for x. Where max |x| < 2^-100, d = 0; a value that is
+ * not finite makes a NaN of what is summed over its group.
  * Where a weight is s * c + m with an integer c, and s and m are of the whole group or of a half, a
  * device may take s * d * (sum of c q) + m * d * (sum of q) for its part of a result: sums of
  * integers, which are exact, and the rest in float32. That is the sum over w * (d * q) but for its

@@ -1,11 +1,14 @@
 /* Catches: --activations q8 that does nothing where it should round, that rounds where weights are
  * not of 8 bits or less or where it was not asked for, that moves numbers by more than 8 bits do,
- * or that is asked for, changes nothing and does not say so. On every device there is. */
+ * that is asked for, changes nothing and does not say so, or that hides a NaN or makes one out of
+ * tiny values. On every device there is. */
 #include <unistd.h>
 
-#include "gpu/gpu.h"
+#include "gpu/ops.h"
 #include "runtime/engine.h"
+#include "runtime/quantise.h"
 #include "tests/check.h"
+#include "tests/support/on_device.h"
 #include "tests/support/oracle.h"
 
 #define MODELS "tests/fixtures/models/"
@@ -97,6 +100,73 @@ static void model_run(int i)
     oracle_free(o);
 }
 
+/* ---- groups of the definition's edges ---- */
+
+enum { ODD_COLS = 96, ODD_ROWS = 5 };
+
+/* The sums of rows of rounded x: weights are 1, stored as asked. */
+static void odd_sums(cf_gpu *gpu, cf_format format, bool transposed, const float *x, float *sums)
+{
+    uint64_t row_bytes = cf_format_row_bytes(format, ODD_COLS);
+    cf_gpu_buf *w = make(gpu, CF_BUF_UPLOAD, row_bytes),
+               *in = make(gpu, CF_BUF_UPLOAD, ODD_ROWS * ODD_COLS * 4),
+               *out = make(gpu, CF_BUF_READBACK, ODD_ROWS * 4);
+    float ones[ODD_COLS];
+    for (int i = 0; i < ODD_COLS; i++)
+        ones[i] = 1;
+    CHECK_INT(cf_quantise_row(format, ones, ODD_COLS, cf_gpu_host_write(cf_span_of(w))), -1);
+    memcpy(cf_gpu_host_write(cf_span_of(in)), x, ODD_ROWS * ODD_COLS * 4);
+    cf_gpu_linear(gpu, CF_STREAM_COMPUTE,
+                  &(cf_op_linear){.w = {.span = {w, 0, row_bytes},
+                                        .dtype = format,
+                                        .rows = 1,
+                                        .cols = ODD_COLS,
+                                        .transposed = transposed},
+                                  .x = cf_span_of(in),
+                                  .y = cf_span_of(out),
+                                  .n_rows = ODD_ROWS,
+                                  .x_stride = ODD_COLS,
+                                  .y_stride = 1,
+                                  .scale = 1,
+                                  .x_q8 = true});
+    submit_and_wait(gpu, CF_STREAM_COMPUTE);
+    memcpy(sums, cf_gpu_host_read(cf_span_of(out)), ODD_ROWS * 4);
+    cf_gpu_buf_destroy(&w);
+    cf_gpu_buf_destroy(&in);
+    cf_gpu_buf_destroy(&out);
+}
+
+/* Between groups of 1 and 2: zeros; values whose scale has no inverse; the least that count; one
+ * value that is not a number; one that is infinite. */
+static void odd_groups(void)
+{
+    static const struct {
+        cf_format format;
+        bool transposed;
+    } stored[] = {{CF_Q8_0, false}, {CF_BF16, false}, {CF_BF16, true}};
+    static const float in_the_middle[ODD_ROWS] = {0, 0x1p-125f, 0x1p-100f, NAN, INFINITY};
+    float x[ODD_ROWS * ODD_COLS], sums[ODD_ROWS];
+    for (int i = 0; i < ODD_ROWS * ODD_COLS; i++) {
+        int group = i / 32 % 3, row = i / ODD_COLS;
+        bool all = row < 3 || i % 32 == 7;
+        x[i] = group == 0 ? 1 : group == 2 || !all ? 2 : in_the_middle[row];
+    }
+    cf_err err = {0};
+    cf_gpu *gpu = NULL;
+    REQUIRE(cf_gpu_open(&gpu, device, &(cf_gpu_options){.threads = 2, .check = true}, &err) == 0);
+    for (size_t i = 0; i < sizeof stored / sizeof *stored; i++) {
+        odd_sums(gpu, stored[i].format, stored[i].transposed, x, sums);
+        for (int row = 0; row < ODD_ROWS; row++) {
+            if (row < 3)
+                CHECK(fabsf(sums[row] - 96) < 0.1f); /* 1 is stored in 8 bits */
+            else
+                CHECK(!isfinite(sums[row]));
+        }
+    }
+    CHECK_INT(cf_gpu_validation_errors(gpu), 0);
+    cf_gpu_close(&gpu);
+}
+
 static void refused(void)
 {
     cf_err err = {0};
@@ -120,6 +190,8 @@ int main(int argc, char **argv)
             continue;
         snprintf(text, sizeof text, "%.15s:%d", infos[i].backend, infos[i].index);
         device = text;
+        snprintf(name, sizeof name, "%s odd groups", device);
+        RUN_NAMED(name, odd_groups());
         for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
             snprintf(name, sizeof name, "%s %s", device, strrchr(models[m].path, '/') + 1);
             RUN_NAMED(name, model_run((int)m));

@@ -144,6 +144,8 @@ void cf_ref_weight_decode(const cf_weight *w, uint64_t o, uint32_t k, uint32_t l
     }
 }
 
+#define Q8_LEAST 0x1p-100f /* groups of less are 0: d has an inverse */
+
 /* x rounded to 8 bits: see ops.h. Groups begin at x. */
 static void round_q8(const float *x, uint32_t n, float *out)
 {
@@ -152,7 +154,7 @@ static void round_q8(const float *x, uint32_t n, float *out)
         float most = 0;
         for (uint32_t i = g; i < end; i++)
             most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-        float d = most / 127.0f, inverse = d > 0 ? 1.0f / d : 0.0f;
+        float d = most < Q8_LEAST ? 0 : most / 127.0f, inverse = most < Q8_LEAST ? 0 : 1.0f / d;
         for (uint32_t i = g; i < end; i++)
             out[i] = d * roundf(x[i] * inverse);
     }

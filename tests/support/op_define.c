@@ -153,7 +153,7 @@ float *def_activations(const float *x, uint32_t n, bool q8)
         float most = 0;
         for (uint32_t j = begin; j < end && j < n; j++)
             most = fmaxf(most, fabsf(x[j]));
-        float d = most / 127;
+        float d = most < 0x1p-100f ? 0 : most / 127;
         v[i] = !q8 ? x[i] : d > 0 ? d * roundf(x[i] * (1 / d)) : 0;
     }
     return v;

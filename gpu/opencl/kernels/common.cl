@@ -129,18 +129,21 @@ INLINE float16 q8_codes(float16 x, float inverse)
     return copysign(q, x);
 }
 
-INLINE float max_of_16(float16 v)
+INLINE int max_of_16(int16 v)
 {
-    float8 a = fmax(v.lo, v.hi);
-    float4 b = fmax(a.lo, a.hi);
-    float2 c = fmax(b.lo, b.hi);
-    return fmax(c.lo, c.hi);
+    int8 a = max(v.lo, v.hi);
+    int4 b = max(a.lo, a.hi);
+    int2 c = max(b.lo, b.hi);
+    return max(c.lo, c.hi);
 }
 
+// The bits of |x| have the order of |x|, infinities and NaN last.
 INLINE void q8_round(float16 *a, float16 *b)
 {
-    float d = max_of_16(fmax(fabs(*a), fabs(*b))) / 127.0f;
-    float inverse = d > 0.0f ? 1.0f / d : 0.0f;
+    int most = max_of_16(max(as_int16(*a) & 0x7fffffff, as_int16(*b) & 0x7fffffff));
+    bool some = most >= 27 << 23; // 2^-100
+    float d = most >= 0x7f800000 ? NAN : some ? as_float(most) / 127.0f : 0.0f;
+    float inverse = some ? 1.0f / d : 0.0f;
     *a = d * q8_codes(*a, inverse);
     *b = d * q8_codes(*b, inverse);
 }

@@ -52,11 +52,13 @@ float divided(float a, float b)
 
 const uint Q8_GROUP = 32; // CF_Q8_GROUP
 
+const float Q8_LEAST = 7.888609052210118e-31; // 2^-100
+
 // (d, 1 / d) of a group whose largest |x| this is.
 vec2 q8_scale_of(float largest)
 {
-    float d = largest > 0.0 ? divided(largest, 127.0) : 0.0;
-    return vec2(d, d > 0.0 ? divided(1.0, d) : 0.0);
+    float d = largest >= Q8_LEAST ? divided(largest, 127.0) : 0.0;
+    return vec2(d, largest >= Q8_LEAST ? divided(1.0, d) : 0.0);
 }
 
 // The same of the group that value i of the row of n floats is in.

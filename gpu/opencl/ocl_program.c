@@ -144,10 +144,10 @@ static const struct {
     const char *sources[5], *options;
     bool decodes; /* weights of a format */
 } classes[OCL_CLASS_COUNT] = {
-    [OCL_PRODUCT] = {{dot_cl, product_cl}, "", true},
+    [OCL_PRODUCT] = {{dot_cl, product_cl}, " -DSTRETCHES", true},
     [OCL_COLUMNS] = {{dot_cl, columns_cl, linear_t_cl, experts_t_cl}, "", true},
-    [OCL_HEADS] = {{dot_cl, columns_cl, head_linear_t_cl}, " -DSMALL_BLOCKS", true},
-    [OCL_ROWS] = {{dot_cl, rows_cl}, " -DSMALL_BLOCKS", true},
+    [OCL_HEADS] = {{dot_cl, columns_cl, head_linear_t_cl}, "", true},
+    [OCL_ROWS] = {{dot_cl, rows_cl}, "", true},
     [OCL_KV] = {{dot_cl, tile_cl, kv_cl}, "", true},
     [OCL_PLAIN] = {{elementwise_cl, norm_cl, route_cl, state_cl}, "", false},
 };

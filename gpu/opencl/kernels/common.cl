@@ -33,6 +33,10 @@ typedef uint8 uvec;
 #define ITEM   ((uint)get_local_id(0))
 #endif
 
+#if WG > 1
+#undef STRETCHES // see dot.cl
+#endif
+
 #define CHUNK OCL_CHUNK(WG)
 
 // Inlined everywhere, so that a constant argument is one to the loops inside.
@@ -111,6 +115,26 @@ INLINE float half_of_bits(uint h)
     return as_float(bits | (h & 0x8000u) << 16);
 }
 
+// The same of eight.
+#if defined(__F16C__) && defined(__has_builtin)
+#if __has_builtin(__builtin_ia32_vcvtph2ps256)
+#define HAS_F16C
+typedef short halves8 __attribute__((vector_size(16)));
+#endif
+#endif
+
+INLINE float8 half_of_bits_8(ushort8 h)
+{
+#ifdef HAS_F16C
+    return __builtin_astype(__builtin_ia32_vcvtph2ps256(__builtin_astype(h, halves8)), float8);
+#else
+    uint8 all = convert_uint8(h), rest = all & 0x7fffu;
+    uint8 bits = as_uint8(as_float8(rest << 13) * 0x1p112f);
+    bits |= select((uint8)0u, (uint8)0x7f800000u, rest >= 0x7c00u);
+    return as_float8(bits | (all & 0x8000u) << 16);
+#endif
+}
+
 INLINE uint u16_at(bytes_in p)
 {
     return *(const __global ushort *)p;
@@ -119,6 +143,16 @@ INLINE uint u16_at(bytes_in p)
 INLINE float half_at(bytes_in p)
 {
     return half_of_bits(u16_at(p));
+}
+
+// Two beside each other.
+INLINE float2 halves_at(bytes_in p)
+{
+#ifdef HAS_F16C
+    return half_of_bits_8((ushort8)(vload2(0, (const __global ushort *)p), 0, 0, 0, 0, 0, 0)).s01;
+#else
+    return (float2)(half_at(p), half_at(p + 2));
+#endif
 }
 
 // Activations in 8 bits (ops.h): d * q of 32 values, q rounded halves away from zero.
@@ -172,6 +206,21 @@ INLINE float vec_sum(vec v)
     float2 c = b.lo + b.hi;
     return c.lo + c.hi;
 }
+
+#if LANES == 16
+// The same of four, side by side.
+INLINE float4 vec_sum_4(const vec *v)
+{
+    float8 a[4];
+#pragma unroll
+    for (uint i = 0; i < 4; i++)
+        a[i] = v[i].lo + v[i].hi;
+    float8 b = (float8)(a[0].lo, a[1].lo) + (float8)(a[0].hi, a[1].hi);
+    float8 c = (float8)(a[2].lo, a[3].lo) + (float8)(a[2].hi, a[3].hi);
+    float8 d = (float8)(b.s01, b.s45, c.s01, c.s45) + (float8)(b.s23, b.s67, c.s23, c.s67);
+    return d.even + d.odd;
+}
+#endif
 
 // By bits: a driver may assume that no NaN occurs and drop isnan().
 INLINE bool is_nan(float v)

@@ -20,6 +20,40 @@ INLINE void weight_block(bytes_in row, uint b, vec *w)
 #endif
 #define W_BLOCK (W_VECS * LANES)
 
+#ifdef STRETCHES
+// Products on a CPU take a stretch of a row, 256 values, in parts:
+//   STRETCH_PARTS            parts of a stretch; STRETCH_BYTES of it, STRETCH_SCALES floats ahead
+//   stretch_scales(p, n, s)  the scales of the first n parts of the stretch at p
+//   stretch_part(p, i, s, v) part i, with those
+// Of a format that defines nothing of this, a part is a block.
+#ifdef STRETCH_PARTS
+#define PART_VECS (16 / STRETCH_PARTS)
+INLINE void weight_scales(bytes_in row, uint b, uint n, float *s)
+{
+    stretch_scales(row + (ulong)b * STRETCH_BYTES, n, s);
+}
+
+INLINE void weight_part(bytes_in row, uint b, uint part, const float *s, vec *w)
+{
+    stretch_part(row + (ulong)b * STRETCH_BYTES, part, s, w);
+}
+#else
+#define STRETCH_PARTS  (16 / W_VECS)
+#define STRETCH_SCALES 1
+#define PART_VECS      W_VECS
+INLINE void weight_scales(bytes_in row, uint b, uint n, float *s)
+{
+}
+
+INLINE void weight_part(bytes_in row, uint b, uint part, const float *s, vec *w)
+{
+    weight_block(row, b * STRETCH_PARTS + part, w);
+}
+#endif
+#define PART    (PART_VECS * LANES)
+#define STRETCH (STRETCH_PARTS * PART)
+#endif
+
 // The elements from block b on, zeros behind the n-th: rows in blocks end with one.
 INLINE void weight_tail(bytes_in row, uint b, uint n, vec *w)
 {

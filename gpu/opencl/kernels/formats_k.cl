@@ -1,10 +1,7 @@
 // Blocks of 256 values with scales of their own for runs of 16 or 32, byte for byte as GGUF has
-// them; see dot.cl for what a format defines. sub_block decodes values 32 s .. 32 s + 31.
-#if WG == 1 && !defined(SMALL_BLOCKS)
-#define W_16S 16
-#else
-#define W_16S 2 // a GPU's items share a block, and columns of one are shared out
-#endif
+// them; see dot.cl for what a format defines. sub_block decodes values 32 s .. 32 s + 31: a GPU's
+// items share a block, and columns of one are shared out. Products on a CPU take stretches.
+#define W_16S 2
 
 #if defined(FORMAT_Q4_K) || defined(FORMAT_Q5_K)
 // 6-bit scale and min of run s from 12 bytes.
@@ -72,106 +69,149 @@ INLINE void sub_block(bytes_in p, uint s, float16 *v)
 #endif
 }
 
-#if W_16S == 16
+INLINE void weight_16s(bytes_in row, uint b, float16 *v)
+{
+    sub_block(row + (ulong)(b / 8) * W_BYTES, b % 8, v);
+}
+
+#ifdef STRETCHES
+// A stretch is a block: the scales of all its runs are unpacked together, and a part is what shares
+// bytes, each of which is widened once.
+#define STRETCH_BYTES W_BYTES
+
 #if defined(FORMAT_Q4_K) || defined(FORMAT_Q5_K)
-// Scales and lows of the eight runs of a block.
-INLINE void k_scales(bytes_in p, float *scale, float *low)
+#define STRETCH_PARTS  4
+#define STRETCH_SCALES 16 // scales, then lows
+
+INLINE void stretch_scales(bytes_in p, uint n, float *s)
 {
     const __global uint *packed = (const __global uint *)(p + 4);
     uint2 codes = (uint2)(packed[0] & 0x3f3f3f3fu,
                           (packed[2] & 0x0f0f0f0fu) | (packed[0] >> 6 & 0x03030303u) << 4);
     uint2 low_codes = (uint2)(packed[1] & 0x3f3f3f3fu,
                               (packed[2] >> 4 & 0x0f0f0f0fu) | (packed[1] >> 6 & 0x03030303u) << 4);
-    vstore8(half_at(p) * convert_float8(as_uchar8(codes)), 0, scale);
-    vstore8(half_at(p + 2) * convert_float8(as_uchar8(low_codes)), 0, low);
+    float2 d = halves_at(p);
+    vstore8(d.x * convert_float8(as_uchar8(codes)), 0, s);
+    vstore8(d.y * convert_float8(as_uchar8(low_codes)), 1, s);
 }
-#endif
 
-// A whole block: the scales of all runs are unpacked together, and each byte is widened once.
-INLINE void weight_16s(bytes_in row, uint b, float16 *v)
+INLINE void stretch_part(bytes_in p, uint part, const float *s, float16 *v)
 {
-    bytes_in p = row + (ulong)b * W_BYTES;
-#if defined(FORMAT_Q4_K) || defined(FORMAT_Q5_K)
-    float scale[8], low[8];
-    k_scales(p, scale, low);
 #pragma unroll
-    for (uint i = 0; i < 8; i++) {
-        uint16 q = convert_uint16(vload16(i, p + W_BYTES - 128));
+    for (uint i = 0; i < 2; i++) {
+        uint16 q = convert_uint16(vload16(2 * part + i, p + W_BYTES - 128));
 #pragma unroll
         for (uint n = 0; n < 2; n++) {
-            uint s = i / 2 * 2 + n;
             uint16 code = n ? q >> 4u : q;
-#define K45_VALUE(c) (scale[s] * (c) - low[s])
+#define K45_VALUE(c) (s[2 * part + n] * (c) - s[8 + 2 * part + n])
 #if defined(FORMAT_Q5_K)
-            uint16 high = convert_uint16(vload16(i % 2, p + 16));
-            high = s < 4 ? high << (4 - s) : high >> (s - 4);
-            v[2 * s + i % 2] = K45_VALUE(convert_float16((code & 15u) | (high & 16u)));
+            uint16 high = convert_uint16(vload16(i, p + 16)) << 4u >> (2 * part + n);
+            v[2 * n + i] = K45_VALUE(convert_float16((code & 15u) | (high & 16u)));
 #else
-            v[2 * s + i % 2] = OF_CODES(K45_VALUE, code, 15u);
+            v[2 * n + i] = OF_CODES(K45_VALUE, code, 15u);
 #endif
         }
     }
+}
 #elif defined(FORMAT_Q2_K)
+#define STRETCH_PARTS  1
+#define STRETCH_SCALES 32 // scales, then lows
+
+INLINE void stretch_scales(bytes_in p, uint n, float *s)
+{
     uchar16 codes = vload16(0, p);
-    float scale[16], low[16];
-    vstore16(half_at(p + 80) * convert_float16(codes & (uchar)15), 0, scale);
-    vstore16(half_at(p + 82) * convert_float16(codes >> (uchar)4), 0, low);
+    float2 d = halves_at(p + 80);
+    vstore16(d.x * convert_float16(codes & (uchar)15), 0, s);
+    vstore16(d.y * convert_float16(codes >> (uchar)4), 1, s);
+}
+
+INLINE void half_block(bytes_in p, uint h, const float *s, float16 *v)
+{
 #pragma unroll
-    for (uint i = 0; i < 4; i++) {
-        uint16 q = convert_uint16(vload16(i, p + 16));
+    for (uint i = 0; i < 2; i++) {
+        uint16 q = convert_uint16(vload16(2 * h + i, p + 16));
 #pragma unroll
         for (uint n = 0; n < 4; n++) {
-            uint at = i / 2 * 8 + 2 * n + i % 2;
-#define Q2_K_VALUE(c) (scale[at] * (c) - low[at])
-            v[at] = OF_CODES(Q2_K_VALUE, q >> (2 * n), 3u);
+            uint at = 8 * h + 2 * n + i;
+#define Q2_K_VALUE(c) (s[at] * (c) - s[16 + at])
+            v[2 * n + i] = OF_CODES(Q2_K_VALUE, q >> (2 * n), 3u);
         }
     }
+}
 #elif defined(FORMAT_Q3_K)
+#define STRETCH_PARTS  1
+#define STRETCH_SCALES 16
+
+INLINE void stretch_scales(bytes_in p, uint n, float *s)
+{
     uint a = as_uint(vload4(24, p)), c = as_uint(vload4(25, p)), high = as_uint(vload4(26, p));
     uint4 codes = ((uint4)(a, c, a >> 4, c >> 4) & 0x0f0f0f0fu) |
                   ((uint4)(high, high >> 2, high >> 4, high >> 6) & 0x03030303u) << 4u;
-    float scale[16];
-    vstore16(half_at(p + 108) * (convert_float16(as_uchar16(codes)) - 32.0f), 0, scale);
+    vstore16(half_at(p + 108) * (convert_float16(as_uchar16(codes)) - 32.0f), 0, s);
+}
+
+INLINE void half_block(bytes_in p, uint h, const float *s, float16 *v)
+{
 #pragma unroll
-    for (uint i = 0; i < 4; i++) {
-        uint16 q = convert_uint16(vload16(i, p + 32)), bits = convert_uint16(vload16(i % 2, p));
+    for (uint i = 0; i < 2; i++) {
+        uint16 q = convert_uint16(vload16(2 * h + i, p + 32));
+        uint16 bits = convert_uint16(vload16(i, p)) << 2u >> (4 * h);
 #pragma unroll
         for (uint n = 0; n < 4; n++) {
-            uint s = i / 2 * 4 + n, at = 2 * s + i % 2;
-            uint16 bit = s < 2 ? bits << (2 - s) : bits >> (s - 2);
-#define Q3_K_VALUE(c) (scale[at] * ((c) - 4.0f))
-            v[at] = OF_CODES(Q3_K_VALUE, (q >> (2 * n) & 3u) | (bit & 4u), 7u);
+#define Q3_K_VALUE(c) (s[8 * h + 2 * n + i] * ((c) - 4.0f))
+            v[2 * n + i] = OF_CODES(Q3_K_VALUE, (q >> (2 * n) & 3u) | (bits >> n & 4u), 7u);
         }
     }
+}
 #elif defined(FORMAT_Q6_K)
-    float scale[16];
-    vstore16(half_at(p + 208) * convert_float16(vload16(12, (const __global char *)p)), 0, scale);
+#define STRETCH_PARTS  1
+#define STRETCH_SCALES 16
+
+INLINE void stretch_scales(bytes_in p, uint n, float *s)
+{
+    vstore16(half_at(p + 208) * convert_float16(vload16(12, (const __global char *)p)), 0, s);
+}
+
+INLINE void half_block(bytes_in p, uint h, const float *s, float16 *v)
+{
 #pragma unroll
-    for (uint i = 0; i < 8; i++) { // 16 bytes of nibbles, which are of runs at and at + 4
-        uint16 q = convert_uint16(vload16(i, p));
-        uint16 high = convert_uint16(vload16(i / 4 * 2 + i % 2, p + 128));
+    for (uint i = 0; i < 4; i++) { // 16 bytes of nibbles, which are of runs i and i + 4
+        uint16 q = convert_uint16(vload16(4 * h + i, p));
+        uint16 high = convert_uint16(vload16(2 * h + i % 2, p + 128));
 #pragma unroll
         for (uint n = 0; n < 2; n++) {
-            uint quarter = i % 4 / 2 + 2 * n, at = i / 4 * 8 + 2 * quarter + i % 2;
+            uint quarter = i / 2 + 2 * n, at = 2 * quarter + i % 2;
             uint16 two = quarter < 2 ? high << (4 - 2 * quarter) : high >> (2 * quarter - 4);
             uint16 code = ((n ? q >> 4u : q) & 15u) | (two & 48u);
-            v[at] = scale[at] * (convert_float16(code) - 32.0f);
+            v[at] = s[8 * h + at] * (convert_float16(code) - 32.0f);
         }
     }
+}
 #elif defined(FORMAT_IQ4_XS)
+#define STRETCH_PARTS  4
+#define STRETCH_SCALES 8
+
+INLINE void stretch_scales(bytes_in p, uint n, float *s)
+{
     const uint8 step = (uint8)(0, 1, 2, 3, 4, 5, 6, 7);
     uint8 codes = (uint8)as_uint(vload4(1, p)) >> 4u * step & 15u;
     codes |= ((uint8)u16_at(p + 2) >> 2u * step & 3u) << 4u;
-    float scale[8];
-    vstore8(half_at(p) * convert_float8(convert_int8(codes) - 32), 0, scale);
-#pragma unroll
-    for (uint s = 0; s < 8; s++)
-        values_of_nibbles(iq4_values, p + 8 + 16 * s, scale[s], v + 2 * s);
-#endif
+    vstore8(half_at(p) * convert_float8(convert_int8(codes) - 32), 0, s);
 }
-#else
-INLINE void weight_16s(bytes_in row, uint b, float16 *v)
+
+INLINE void stretch_part(bytes_in p, uint part, const float *s, float16 *v)
 {
-    sub_block(row + (ulong)(b / 8) * W_BYTES, b % 8, v);
+#pragma unroll
+    for (uint n = 0; n < 2; n++)
+        values_of_nibbles(iq4_values, p + 8 + 32 * part + 16 * n, s[2 * part + n], v + 2 * n);
 }
+#endif
+
+#if STRETCH_PARTS == 1 // the same shifts of the same bytes, if a whole block is decoded at once
+INLINE void stretch_part(bytes_in p, uint part, const float *s, float16 *v)
+{
+    half_block(p, 0, s, v);
+    half_block(p, 1, s, v + 8);
+}
+#endif
 #endif

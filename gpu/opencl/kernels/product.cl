@@ -110,13 +110,12 @@ INLINE void product_put(const product_args *a, const ocl_product_params *p, uint
 //
 // A panel of decoded weights and a block of activations lie in the item's cache; tiles of DOT_R
 // weight rows by TILE_T rows of activations run over both, their sums wait in memory meanwhile.
-// Up to FEW rows of activations take the weights straight from registers; of large blocks one row
-// of weights at a time.
-#if W_VECS <= 4
-#define FEW        8u
+// Up to FEW rows of activations take the weights straight from registers; of large parts one row of
+// weights at a time.
+#define FEW (PART_VECS <= 2 ? 8u : 4u)
+#if PART_VECS <= 4
 #define FEW_UNROLL _Pragma("unroll")
 #else
-#define FEW        4u
 #define FEW_UNROLL _Pragma("nounroll")
 #endif
 #define FEW_T      4u
@@ -125,13 +124,48 @@ INLINE void product_put(const product_args *a, const ocl_product_params *p, uint
 #define X_ROWS     48u // a multiple of 3 and TILE_T
 #define FEW_ROWS   12u
 
-// Bytes begin .. end - 1 of the row of the next tile: short rows end before a prefetcher starts.
-INLINE void row_prefetch(const ocl_product_params *p, weight_row r, ulong begin, ulong end)
+// What a stretch of a row is scaled with.
+typedef struct stretch {
+    float scales[STRETCH_SCALES], outer[(STRETCH + 31) / 32];
+} stretch;
+
+// Parts of stretch b in the row.
+INLINE uint stretch_parts(const ocl_product_params *p, uint b)
 {
-    ulong ahead = DOT_R * weight_bytes(p->cols);
+#if W_VALUES == STRETCH
+    return STRETCH_PARTS;
+#else
+    return min((uint)STRETCH_PARTS, p->cols / PART - b * STRETCH_PARTS);
+#endif
+}
+
+// Ahead of the n parts of stretch b.
+INLINE void stretch_begin(const ocl_product_params *p, weight_row r, uint b, uint n, stretch *s)
+{
+    weight_scales(r.at, b, n, s->scales);
+    if (!p->scale_rows)
+        return;
 #pragma nounroll
-    for (ulong i = begin; i < end; i += 64)
-        PREFETCH(r.at + ahead + i);
+    for (uint i = 0; i < (n * PART + 31) / 32; i++)
+        s->outer[i] = outer_scale(r.scales, p->scale_format,
+                                  r.scale + (b * STRETCH + i * 32) / p->scale_cols);
+}
+
+// Prefetched is the row of the next tile: short rows end before a prefetcher starts.
+INLINE void stretch_values(const ocl_product_params *p, weight_row r, uint b, uint part,
+                           const stretch *s, vec *e)
+{
+    const ulong bytes = weight_bytes(STRETCH) / STRETCH_PARTS;
+    bytes_in ahead = r.at + DOT_R * weight_bytes(p->cols) + (b * STRETCH_PARTS + part) * bytes;
+#pragma unroll
+    for (ulong i = 0; i < bytes; i += 64)
+        if (bytes > 32 || part % (64 / bytes) == 0) // once a line
+            PREFETCH(ahead + i);
+    weight_part(r.at, b, part, s->scales, e);
+    if (p->scale_rows)
+#pragma unroll
+        for (uint v = 0; v < PART_VECS; v++)
+            e[v] *= s->outer[(part * PART_VECS + v) / 2];
 }
 
 // Row v0 and those behind it times t rows of activations from r0 on, straight from the weights.
@@ -140,8 +174,9 @@ INLINE void product_few(const uint t, const product_args *a, const ocl_product_p
 {
     const __global float *x[FEW_T];
     weight_row rows[DOT_R];
+    stretch s[DOT_R];
     vec acc[DOT_R * FEW_T];
-    uint full = p->cols / W_BLOCK;
+    uint parts = p->cols / PART;
 #pragma unroll
     for (uint i = 0; i < t; i++)
         x[i] = x_row(a, p, r0 + i);
@@ -152,34 +187,41 @@ INLINE void product_few(const uint t, const product_args *a, const ocl_product_p
     for (uint i = 0; i < DOT_R * t; i++)
         acc[i] = 0.0f;
 #pragma nounroll
-    for (uint b = 0; b < full; b++)
-        FEW_UNROLL
-        for (uint r = 0; r < DOT_R; r++) {
-            vec e[W_VECS];
-            weight_block(rows[r].at, b, e);
-            if (p->scale_rows)
-                row_scale(p, rows[r], b, e);
-            row_prefetch(p, rows[r], weight_bytes((ulong)b * W_BLOCK),
-                         weight_bytes((ulong)b * W_BLOCK + W_BLOCK));
+    for (uint b = 0; b * STRETCH_PARTS < parts; b++) {
+        uint n = stretch_parts(p, b);
+#pragma nounroll
+        for (uint r = 0; r < DOT_R; r++)
+            stretch_begin(p, rows[r], b, n, &s[r]);
+#pragma nounroll
+        for (uint part = 0; part < n; part++) {
+            uint k = b * STRETCH + part * PART;
+            FEW_UNROLL
+            for (uint r = 0; r < DOT_R; r++) {
+                vec e[PART_VECS];
+                stretch_values(p, rows[r], b, part, &s[r], e);
 #pragma unroll
-            for (uint i = 0; i < t; i++)
+                for (uint i = 0; i < t; i++)
 #pragma unroll
-                for (uint v = 0; v < W_VECS; v++)
-                    acc[i * DOT_R + r] = MULTIPLY_ADD(
-                        e[v], VEC_LOAD(x[i] + b * W_BLOCK + v * LANES), acc[i * DOT_R + r]);
+                    for (uint v = 0; v < PART_VECS; v++)
+                        acc[i * DOT_R + r] = MULTIPLY_ADD(e[v], VEC_LOAD(x[i] + k + v * LANES),
+                                                          acc[i * DOT_R + r]);
+            }
         }
-    if (p->cols % W_BLOCK) // never of rows in blocks
+    }
+#if W_VALUES <= 2 // rows in blocks end with one
+    if (p->cols % W_BLOCK)
 #pragma nounroll
         for (uint r = 0; r < DOT_R; r++) {
             vec e[W_VECS];
-            row_block(p, rows[r], full, e);
+            row_block(p, rows[r], parts, e);
             for (uint v = 0; v < W_VECS; v++) {
-                uint k = full * W_BLOCK + v * LANES;
+                uint k = parts * W_BLOCK + v * LANES;
                 for (uint i = 0; i < t && k < p->cols; i++)
                     acc[i * DOT_R + r] =
                         MULTIPLY_ADD(e[v], vec_load_n(x[i] + k, p->cols - k), acc[i * DOT_R + r]);
             }
         }
+#endif
 #pragma unroll
     for (uint i = 0; i < DOT_R * t; i++)
         sums[i] = acc[i];
@@ -223,15 +265,23 @@ INLINE void x_pack(const product_args *a, const ocl_product_params *p, uint r0, 
 INLINE void panel_fill(const product_args *a, const ocl_product_params *p, uint v0, uint rows,
                        uint k, uint n, uint pitch, vec *to)
 {
+#pragma nounroll
     for (uint r = 0; r < rows; r++) {
         weight_row row = row_of(a, p, v0 + r);
-        row_prefetch(p, row, weight_bytes(k), weight_bytes(k + n / W_BLOCK * W_BLOCK));
-        uint whole = p->scale_rows ? 0 : n / W_BLOCK, b = 0;
-        for (; b < whole; b++)
-            weight_block(row.at, k / W_BLOCK + b, to + r * pitch + b * W_VECS);
+        vec *out = to + r * pitch;
 #pragma nounroll
-        for (; b * W_BLOCK < n; b++)
-            row_block(p, row, k / W_BLOCK + b, to + r * pitch + b * W_VECS);
+        for (uint b = k / STRETCH; b * STRETCH < k + n && b * STRETCH + PART <= p->cols; b++) {
+            stretch s;
+            uint parts = stretch_parts(p, b);
+            stretch_begin(p, row, b, parts, &s);
+#pragma nounroll
+            for (uint part = 0; part < parts; part++, out += PART_VECS)
+                stretch_values(p, row, b, part, &s, out);
+        }
+#if W_VALUES <= 2
+        if (k + n == p->cols && p->cols % W_BLOCK)
+            row_block(p, row, p->cols / W_BLOCK, out);
+#endif
     }
 }
 
@@ -289,11 +339,31 @@ INLINE void product_panels(const product_args *a, const ocl_product_params *p, u
     }
 }
 
+// What becomes of the sums of row v of the doubled matrix and those behind it, with row r.
+#if OCL_TILE_ROWS != 4
+#error "the sums of a tile are four"
+#endif
+INLINE void product_put_tile(const product_args *a, const ocl_product_params *p, uint v, uint r,
+                             const vec *sums)
+{
+    float sum[DOT_R];
+    vstore4(vec_sum_4(sums), 0, sum);
+    if (p->mode == OCL_PRODUCT_PLAIN && p->bias_format[0] == OCL_NO_VECTOR &&
+        v + DOT_R <= p->rows) {
+        __global float *out = a->y + (ulong)(a->begin + r) * p->y_stride + v;
+        float4 g = p->scale * vload4(0, sum) + 0.0f;
+        vstore4(p->accumulate ? g + vload4(0, out) : g, 0, out);
+        return;
+    }
+#pragma nounroll
+    for (uint i = 0; i < DOT_R; i += 1 + p->both)
+        product_put(a, p, (v + i) >> p->both, r, sum[i], sum[i + p->both]);
+}
+
 // Outputs first .. end - 1 (at most OCL_PANEL_OUTPUTS) of the doubled matrix, of all rows.
 INLINE void product_unit(const product_args *a, const ocl_product_params *p, uint first, uint end)
 {
     vec sums[OCL_PANEL_OUTPUTS * X_ROWS];
-    uint both = p->both;
 #pragma nounroll
     for (uint r0 = 0; r0 < a->count; r0 += X_ROWS) {
         uint rows = min(X_ROWS, a->count - r0);
@@ -302,12 +372,10 @@ INLINE void product_unit(const product_args *a, const ocl_product_params *p, uin
         else
             product_panels(a, p, first, end, r0, rows, sums);
 #pragma nounroll
-        for (uint v = first; v < end; v += 1 + both)
+        for (uint v = first; v < end; v += DOT_R)
 #pragma nounroll
-            for (uint i = 0; i < rows; i++) {
-                uint at = (v - first) / DOT_R * DOT_R * X_ROWS + i * DOT_R + (v - first) % DOT_R;
-                product_put(a, p, v >> both, r0 + i, vec_sum(sums[at]), vec_sum(sums[at + both]));
-            }
+            for (uint i = 0; i < rows; i++)
+                product_put_tile(a, p, v, r0 + i, sums + (v - first) * X_ROWS + i * DOT_R);
     }
 }
 #define PRODUCT_LOCAL

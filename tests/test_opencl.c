@@ -752,6 +752,7 @@ static void programs_are_kept_and_verified(void)
 {
     NEED_OPENCL();
     int builds = 0, loads = 0;
+    ocl_test_keeps_programs = true;
     add_once(&builds, &loads); /* leaves a file, if there was none */
     add_once(&builds, &loads);
     CHECK_INT(builds, 0);
@@ -772,6 +773,33 @@ static void programs_are_kept_and_verified(void)
     add_once(&builds, &loads); /* and the file is good again */
     CHECK_INT(builds, 0);
     CHECK_INT(loads, 1);
+    ocl_test_keeps_programs = false;
+}
+
+/* A driver that keeps what it compiled is asked for no binary, for which PoCL compiles every kernel
+ * once more. */
+static void what_the_driver_keeps_is_not_kept_twice(void)
+{
+    NEED_OPENCL();
+    cf_gpu *gpu = open_checked();
+    REQUIRE(gpu);
+    bool keeps = ocl_driver_keeps_programs(ocl_of(gpu)->device);
+    close_clean(&gpu);
+    if (!keeps)
+        SKIP("the driver is not PoCL");
+    char dir[4200], before[4096];
+    tmp_dir own;
+    tmp_dir_init(&own);
+    snprintf(before, sizeof before, "%s", getenv("XDG_CACHE_HOME"));
+    setenv("XDG_CACHE_HOME", own.path, 1);
+    int builds = 0, loads = 0;
+    add_once(&builds, &loads);
+    CHECK_INT(builds, 1);
+    CHECK_INT(loads, 0);
+    snprintf(dir, sizeof dir, "%s/catflap", own.path);
+    CHECK(access(dir, F_OK) != 0);
+    setenv("XDG_CACHE_HOME", before, 1);
+    tmp_dir_finish(&own);
 }
 
 int main(int argc, char **argv)
@@ -800,6 +828,7 @@ int main(int argc, char **argv)
     RUN(cache_file_is_whole_or_ignored);
     RUN(refused_build_reaches_submit); /* before a file is there */
     RUN(programs_are_kept_and_verified);
+    RUN(what_the_driver_keeps_is_not_kept_twice);
     RUN(streams_wait_for_each_other);
     RUN(writes_until_submit_are_seen);
     RUN(imported_pages_stay_live);

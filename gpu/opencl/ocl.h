@@ -173,7 +173,7 @@ typedef struct ocl_gpu {
     ocl_memory_model model;
     bool groups;         /* kernels in the shape for GPUs */
     uint32_t tile_rows;  /* rows of activations of a tile: see kernels/product.cl */
-    bool keeps_programs; /* on disk */
+    bool keeps_programs; /* on disk, where the driver does not do so by itself */
     uint32_t max_groups;
     uint64_t heap_limit;
     _Atomic uint64_t heap_used;
@@ -256,6 +256,9 @@ bool ocl_reached(cf_gpu *gpu, cf_gpu_point point);
 int ocl_kernel_get(ocl_gpu *g, cf_stream id, ocl_kernel kernel, cf_format format, cl_kernel *out,
                    cf_err *err);
 int ocl_kernel_bufs(ocl_kernel kernel);
+/* The driver finds again what it compiled before: PoCL, unless its environment says otherwise. */
+bool ocl_driver_keeps_programs(cl_device_id device);
+extern bool ocl_test_keeps_programs; /* tests: we do, as if no driver did */
 bool ocl_supports(const cf_gpu *gpu, cf_format format);
 void ocl_programs_finish(ocl_gpu *g); /* keeps what was built */
 

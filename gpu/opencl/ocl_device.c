@@ -285,7 +285,7 @@ static int ocl_open(cf_gpu **out, int index, const cf_gpu_options *options, cf_e
     g->base.ledger = options->ledger;
     g->model = p->model;
     g->groups = !p->info.cpu;
-    g->keeps_programs = true;
+    g->keeps_programs = !ocl_driver_keeps_programs(p->device);
     g->heap_limit = p->info.heap_bytes;
     g->device = p->device;
     threads_limit(g, p, options->threads);

@@ -1,10 +1,13 @@
 /* Programs: the kernels of one class for one format, built on first use and kept on disk.
  *
  * The first build on a machine takes seconds. After it every kernel runs once, over no work:
- * drivers that compile for a work-group size at the first launch (PoCL) have the result in the
- * binary then. That is saved at close, when nobody waits and no budget counts. The key names
- * device, driver, sources and options, the file carries our own checksum (ocl_cache.c), and what
- * fails to load is built again.
+ * drivers that compile for a work-group size at the first launch have the result in the binary
+ * then. That is saved at close, when nobody waits and no budget counts. The key names device,
+ * driver, sources and options, the file carries our own checksum (ocl_cache.c), and what fails to
+ * load is built again.
+ *
+ * PoCL keeps what it compiles by itself, kernel by kernel as they are launched, and for a binary
+ * compiles each once more, for any work-group size: there we do neither.
  *
  * Threads: any; `program_lock`. */
 #include <stdio.h>
@@ -181,6 +184,17 @@ typedef struct recipe {
 int ocl_kernel_bufs(ocl_kernel kernel)
 {
     return kernels[kernel].bufs;
+}
+
+bool ocl_test_keeps_programs;
+
+bool ocl_driver_keeps_programs(cl_device_id device)
+{
+    char version[256];
+    const char *cache = getenv("POCL_KERNEL_CACHE");
+    ocl_device_text(device, CL_DEVICE_VERSION, version, sizeof version);
+    return strstr(version, "PoCL") && !(cache && strcmp(cache, "0") == 0) &&
+           !ocl_test_keeps_programs;
 }
 
 bool ocl_supports(const cf_gpu *gpu, cf_format format)
@@ -397,7 +411,8 @@ static int program_make(ocl_gpu *g, ocl_kernel_class class, cf_format format, cf
     }
     CF_TRY(program_build(g, &r, format, &p->program, err));
     CF_TRY(kernels_create(p, class, format, err));
-    CF_TRY(program_warm(g, p->kernels[CF_STREAM_COMPUTE], err));
+    if (g->keeps_programs)
+        CF_TRY(program_warm(g, p->kernels[CF_STREAM_COMPUTE], err));
     p->ready = p->fresh = true;
     return 0;
 fail:

@@ -1,21 +1,31 @@
-/* How fast the ops of gpu/ops.h are on a device, beside what its memory delivers.
+/* How fast the ops of gpu/ops.h are on a device, beside what its memory delivers and, on a CPU,
+ * what its cores compute.
  *
- *   bench_ops [--device NAME[:INDEX]] [--threads N] [--pool MIB] [--seconds S] [--op TEXT]
+ *   bench_ops [--device NAME[:INDEX]] [--threads N] [--pool MIB] [--seconds S] [--op TEXT] [--csv]
  *             [--floats]
  *
  * One line a case: the median and the best time of an op over batches of them; from the best, the
- * bytes that it must read at least per second, also as a share of the ceiling (a best as well:
- * other work on the machine falsifies medians), and arithmetic, which bounds ops over many rows.
- * Ops of a batch go round a pool of weights that no cache holds, with a barrier after each. The
- * ceiling: on a CPU its threads sum up the pool, on a GPU it copies the pool. Beside products of
- * many rows stands what OpenBLAS makes of them, where it is installed. linear_q8: with activations
- * in 8 bits; --floats: which Vulkan then never multiplies as integers. */
+ * bytes that it must read at least per second and its arithmetic, which bounds ops over many rows,
+ * each also as a share of a ceiling (a best as well: other work on the machine falsifies medians).
+ * Ops of a batch go round a pool of weights that no cache holds, with a barrier after each.
+ *
+ * Ceilings: on a CPU its threads sum up as many bytes as the pool has, and multiply and add in
+ * registers; on a GPU it copies the pool. They are measured between the batches of each case, so
+ * that both see the same load of the machine. Beside products of many rows stands what OpenBLAS
+ * makes of them, where it is installed. linear_q8: with activations in 8 bits (--floats: which Vulkan
+ * then never multiplies as integers); linear_t: of weights that are stored transposed. */
 #include <dlfcn.h>
 #include <getopt.h>
+#include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "gpu/gpu.h"
 #include "gpu/ops.h"
@@ -32,17 +42,22 @@ enum {
     ACTIVATION_FLOATS = 16 << 20,
     MAX_SAMPLES = 1000,
     N_EXPERTS = 12,
-    CEILINGS = 15
+    CEILINGS = 15, /* ahead of all cases */
+    FMA_ROUNDS = 1 << 16, /* of a share: some hundred microseconds */
+    FMA_SHARES = 8        /* of a thread */
 };
 
 static struct {
     cf_gpu *gpu;
     const char *only;
+    bool csv;
     int threads;
-    double seconds, ceiling;
+    double seconds;
     cf_format filled;        /* what the pool's weights are */
     uint64_t pool_bytes, at; /* at: where the next op's weights begin */
     cf_gpu_buf *staging, *pool, *x, *y, *small, *readback;
+    cf_threads *cores; /* CPU: what computes the ceilings */
+    cf_pages pages;    /* CPU: what they read */
 } bench;
 
 static void die(const cf_err *err)
@@ -147,41 +162,170 @@ static double median(double *v, int n)
     return v[n / 2];
 }
 
-static double ceiling_cpu(void)
-{
-    cf_err err = {0};
-    cf_pages pages = {0};
-    cf_threads *pool = NULL;
-    double rate[CEILINGS];
-    if (cf_pages_init(&pages, bench.pool_bytes, NULL, CF_POOL_HOST, "ceiling", &err) < 0 ||
-        cf_threads_create(&pool, bench.threads, &err) < 0)
-        die(&err);
-    memset(pages.data, 1, pages.bytes);
-    for (int i = 0; i < CEILINGS; i++) {
-        uint64_t begin = cf_clock_ns();
-        cf_threads_run(pool, pages.bytes / 4096, 64, sum_part, pages.data);
-        rate[i] = (double)pages.bytes / (double)(cf_clock_ns() - begin);
+/* What a device can do, per nanosecond: bytes (read, or on a GPU read and written) and, on a CPU,
+ * additions and multiplications. */
+typedef struct ceiling {
+    double bytes, flops;
+} ceiling;
+
+/* FMA_ROUNDS of twelve sums that do not wait for each other, in vectors; *out takes them, so that
+ * they are computed. Returns the operations of a round. One register each: as an array they would
+ * lie in memory. */
+#define FMA_TWELVE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+#define FMA_SET(i)    s##i = FMA_ALL((float)i),
+#define FMA_STEP(i)   s##i = FMA_ADD(s##i);
+#define FMA_SUM(i)    sum = sum + s##i;
+#define FMA_FUNCTION(name, isa, vec)                                                               \
+    isa static int name(float *out)                                                                \
+    {                                                                                              \
+        vec FMA_TWELVE(FMA_SET) a = FMA_ALL(0.999f), b = FMA_ALL(0.001f), sum = b;                 \
+        for (int r = 0; r < FMA_ROUNDS; r++) {                                                     \
+            FMA_TWELVE(FMA_STEP)                                                                   \
+        }                                                                                          \
+        FMA_TWELVE(FMA_SUM)                                                                        \
+        memcpy(out, &sum, sizeof *out);                                                            \
+        return 2 * 12 * (int)(sizeof sum / sizeof *out);                                           \
     }
-    cf_threads_destroy(&pool);
-    cf_pages_finish(&pages);
-    median(rate, CEILINGS);
-    return rate[CEILINGS - 1];
+
+#if defined(__x86_64__)
+#define FMA_ALL    _mm512_set1_ps
+#define FMA_ADD(s) _mm512_fmadd_ps(s, a, b)
+FMA_FUNCTION(fma_avx512, __attribute__((target("avx512f"))), __m512)
+#undef FMA_ALL
+#undef FMA_ADD
+#define FMA_ALL    _mm256_set1_ps
+#define FMA_ADD(s) _mm256_fmadd_ps(s, a, b)
+FMA_FUNCTION(fma_avx2, __attribute__((target("avx2,fma"))), __m256)
+#undef FMA_ALL
+#undef FMA_ADD
+#endif
+
+/* Four at once in what every compiler knows as vectors: fused only where the target says so. */
+typedef float floats4 __attribute__((vector_size(16)));
+#define FMA_ALL(v) ((floats4){(v), (v), (v), (v)})
+#define FMA_ADD(s) ((s) * a + b)
+FMA_FUNCTION(fma_plain, , floats4)
+
+static int fma_rounds(float *out)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f"))
+        return fma_avx512(out);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return fma_avx2(out);
+#endif
+    return fma_plain(out);
+}
+
+static void fma_part(void *arg, uint64_t begin, uint64_t end)
+{
+    _Atomic uint64_t *flops = arg;
+    for (uint64_t i = begin; i < end; i++) {
+        volatile float sink;
+        float out;
+        uint64_t per_round = (uint64_t)fma_rounds(&out);
+        sink = out;
+        (void)sink;
+        atomic_fetch_add(flops, per_round * FMA_ROUNDS);
+    }
+}
+
+static ceiling ceiling_of_cpu(void)
+{
+    _Atomic uint64_t flops = 0;
+    uint64_t begin = cf_clock_ns();
+    cf_threads_run(bench.cores, bench.pages.bytes / 4096, 64, sum_part, bench.pages.data);
+    uint64_t read = cf_clock_ns();
+    cf_threads_run(bench.cores, (uint64_t)cf_threads_count(bench.cores) * FMA_SHARES, 1, fma_part,
+                   &flops);
+    return (ceiling){(double)bench.pages.bytes / (double)(read - begin),
+                     (double)flops / (double)(cf_clock_ns() - read)};
 }
 
 /* Half of the pool onto the other half: read and written. */
-static double ceiling_gpu(void)
+static ceiling ceiling_of_gpu(void)
 {
-    uint64_t half = bench.pool_bytes / 2;
-    double rate[CEILINGS];
-    for (int i = 0; i < CEILINGS; i++) {
-        uint64_t begin = cf_clock_ns();
-        cf_gpu_copy(bench.gpu, CF_STREAM_COMPUTE, (cf_span){bench.pool, half, half},
-                    (cf_span){bench.pool, 0, half});
-        point_wait(CF_STREAM_COMPUTE);
-        rate[i] = (double)half * 2 / (double)(cf_clock_ns() - begin);
+    uint64_t half = bench.pool_bytes / 2, begin = cf_clock_ns();
+    cf_gpu_copy(bench.gpu, CF_STREAM_COMPUTE, (cf_span){bench.pool, half, half},
+                (cf_span){bench.pool, 0, half});
+    point_wait(CF_STREAM_COMPUTE);
+    return (ceiling){.bytes = (double)half * 2 / (double)(cf_clock_ns() - begin)};
+}
+
+/* Measured once more: *best keeps the best of all times. */
+static void ceiling_raise(ceiling *best)
+{
+    ceiling c = bench.cores ? ceiling_of_cpu() : ceiling_of_gpu();
+    best->bytes = fmax(best->bytes, c.bytes);
+    best->flops = fmax(best->flops, c.flops);
+}
+
+static void ceilings_begin(void)
+{
+    cf_err err = {0};
+    ceiling best = {0};
+    const cf_gpu_info *info = cf_gpu_get_info(bench.gpu);
+    if (info->cpu) {
+        if (cf_pages_init(&bench.pages, bench.pool_bytes, NULL, CF_POOL_HOST, "ceiling", &err) <
+                0 ||
+            cf_threads_create(&bench.cores, bench.threads, &err) < 0)
+            die(&err);
+        memset(bench.pages.data, 1, bench.pages.bytes);
     }
-    median(rate, CEILINGS);
-    return rate[CEILINGS - 1];
+    for (int i = 0; i < CEILINGS; i++)
+        ceiling_raise(&best);
+    if (bench.csv) {
+        printf("op,format,rows,cols,n,median_us,best_us,gb_per_s,of_ceiling,gflop_per_s,"
+               "of_fma_ceiling,ceiling_gb_per_s,fma_ceiling_gflop_per_s\n");
+        return;
+    }
+    printf("%s:%d %s, %.0f MiB of weights; ceiling %.1f GB/s", info->backend, info->index,
+           info->name, (double)bench.pool_bytes / 1048576, best.bytes);
+    if (best.flops > 0)
+        printf(", %.0f GFLOP/s", best.flops);
+    printf("\n");
+}
+
+static void ceilings_finish(void)
+{
+    cf_threads_destroy(&bench.cores);
+    cf_pages_finish(&bench.pages);
+}
+
+/* ---- a line of the table ---- */
+
+/* Records one op and says what it reads and computes. */
+typedef struct work {
+    double bytes, flops;
+} work;
+
+typedef struct bench_case {
+    const char *op;
+    cf_format t;
+    uint32_t rows, cols, n;
+    work (*record)(const struct bench_case *c);
+} bench_case;
+
+static void report(const bench_case *c, const char *name, double *samples, int n, work w,
+                   ceiling of)
+{
+    double ns = median(samples, n), best = samples[0]; /* sorted by now */
+    double bytes = w.bytes / best, flops = w.flops / best;
+    double of_bytes = 100 * bytes / of.bytes, of_flops = of.flops > 0 ? 100 * flops / of.flops : 0;
+    if (bench.csv) {
+        printf("%s,%s,%u,%u,%u,%.1f,%.1f,%.2f,%.3f,%.1f,%.3f,%.2f,%.1f\n", c->op,
+               cf_format_name(c->t), c->rows, c->cols, c->n, ns / 1e3, best / 1e3, bytes,
+               of_bytes / 100, flops, of_flops / 100, of.bytes, of.flops);
+    } else {
+        printf("%-36s %10.1f us, best %10.1f: %8.2f GB/s %4.0f %% %9.1f GFLOP/s", name, ns / 1e3,
+               best / 1e3, bytes, of_bytes, flops);
+        if (of.flops > 0)
+            printf(" %4.0f %%  (of %.1f, %.0f)", of_flops, of.bytes, of.flops);
+        else
+            printf("  (of %.1f)", of.bytes);
+        printf("\n");
+    }
+    fflush(stdout);
 }
 
 /* ---- peer ---- */
@@ -203,7 +347,8 @@ static void sgemm_measure(uint32_t rows, uint32_t cols, uint32_t n)
     if (!lib)
         lib = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
     if (!lib) {
-        printf("%-36s OpenBLAS is not installed\n", name);
+        if (!bench.csv)
+            printf("%-36s OpenBLAS is not installed\n", name);
         return;
     }
     sgemm_fn *sgemm = (sgemm_fn *)(uintptr_t)dlsym(lib, "cblas_sgemm");
@@ -220,6 +365,7 @@ static void sgemm_measure(uint32_t rows, uint32_t cols, uint32_t n)
     threads(bench.threads > 0 ? bench.threads : (int)sysconf(_SC_NPROCESSORS_ONLN));
     double samples[MAX_SAMPLES];
     int done = 0;
+    ceiling best = {0};
     for (uint64_t begin = cf_clock_ns();
          done < 3 ||
          (done < MAX_SAMPLES && (double)(cf_clock_ns() - begin) < bench.seconds * 1e9);) {
@@ -227,26 +373,14 @@ static void sgemm_measure(uint32_t rows, uint32_t cols, uint32_t n)
         sgemm(ROW_MAJOR, NO_TRANS, TRANS, (int)n, (int)rows, (int)cols, 1.0f, w + w_floats,
               (int)cols, w, (int)cols, 0.0f, w + w_floats + x_floats, (int)rows);
         samples[done++] = (double)(cf_clock_ns() - start);
+        ceiling_raise(&best);
     }
-    double ns = median(samples, done), best = samples[0];
-    printf("%-36s %10.1f us, best %10.1f: %27.1f GFLOP/s\n", name, ns / 1e3, best / 1e3,
-           2.0 * rows * cols * n / best);
+    report(&(bench_case){"sgemm", CF_F32, rows, cols, n, NULL}, name, samples, done,
+           (work){(double)w_floats * sizeof *w, 2.0 * rows * cols * n}, best);
     free(w);
 }
 
 /* ---- cases ---- */
-
-/* Records one op and says what it reads and computes. */
-typedef struct work {
-    double bytes, flops;
-} work;
-
-typedef struct bench_case {
-    const char *op;
-    cf_format t;
-    uint32_t rows, cols, n;
-    work (*record)(const struct bench_case *c);
-} bench_case;
 
 static void measure(const bench_case *c)
 {
@@ -261,6 +395,7 @@ static void measure(const bench_case *c)
     }
     double samples[MAX_SAMPLES];
     int n = 0, per_batch = 1;
+    ceiling best = {0};
     work w = c->record(c); /* compiles */
     point_wait(CF_STREAM_COMPUTE);
     uint64_t begin = cf_clock_ns(), one;
@@ -278,16 +413,15 @@ static void measure(const bench_case *c)
         }
         point_wait(CF_STREAM_COMPUTE);
         samples[n++] = (double)(cf_clock_ns() - start) / per_batch;
+        ceiling_raise(&best);
     }
-    double ns = median(samples, n), best = samples[0]; /* sorted by now */
-    printf("%-36s %10.1f us, best %10.1f: %8.2f GB/s %4.0f %% %9.1f GFLOP/s\n", name, ns / 1e3,
-           best / 1e3, w.bytes / best, 100 * w.bytes / best / bench.ceiling, w.flops / best);
-    fflush(stdout);
+    report(c, name, samples, n, w, best);
 }
 
-static work linear_record_as(const bench_case *c, bool x_q8)
+static work linear_record_as(const bench_case *c, bool x_q8, bool transposed)
 {
     cf_weight w = weight_next(c->t, c->rows, c->cols);
+    w.transposed = transposed;
     cf_gpu_linear(bench.gpu, CF_STREAM_COMPUTE,
                   &(cf_op_linear){.w = w,
                                   .x = cf_span_of(bench.x),
@@ -302,12 +436,17 @@ static work linear_record_as(const bench_case *c, bool x_q8)
 
 static work linear_record(const bench_case *c)
 {
-    return linear_record_as(c, false);
+    return linear_record_as(c, false, false);
 }
 
 static work linear_q8_record(const bench_case *c)
 {
-    return linear_record_as(c, true);
+    return linear_record_as(c, true, false);
+}
+
+static work linear_t_record(const bench_case *c)
+{
+    return linear_record_as(c, false, true);
 }
 
 /* n rows, each of which goes to all N_EXPERTS experts: rows = hidden, cols = ffn. */
@@ -413,20 +552,25 @@ static void cases_run(void)
     static const uint32_t shapes[][2] = {{3072, 1024}, {6144, 2048}, {4096, 14336},
                                          {1024, 3072}, {2048, 6144}, {14336, 4096}};
     static const uint32_t n_rows[] = {1, 2, 4, 8, 32, 128, 512};
+    static const struct {
+        const char *name;
+        work (*record)(const bench_case *c);
+        bool elements; /* of those formats only */
+    } linears[] = {{"linear", linear_record, false},
+                   {"linear_q8", linear_q8_record, false},
+                   {"linear_t", linear_t_record, true}};
     for (size_t n = 4; n < sizeof n_rows / sizeof *n_rows; n++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             sgemm_measure(shapes[s][0], shapes[s][1], n_rows[n]);
     for (cf_format t = CF_F32; (int)t < CF_FORMAT_COMPUTABLE; t = (cf_format)(t + 1)) {
         if (!cf_gpu_supports(bench.gpu, t))
             continue;
-        for (size_t n = 0; n < sizeof n_rows / sizeof *n_rows; n++)
-            for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-                measure(&(bench_case){"linear", t, shapes[s][0], shapes[s][1], n_rows[n],
-                                      linear_record});
-        for (size_t n = 0; n < sizeof n_rows / sizeof *n_rows; n++)
-            for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-                measure(&(bench_case){"linear_q8", t, shapes[s][0], shapes[s][1], n_rows[n],
-                                      linear_q8_record});
+        for (size_t o = 0; o < sizeof linears / sizeof *linears; o++)
+            for (size_t n = 0; n < sizeof n_rows / sizeof *n_rows; n++)
+                for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+                    if (!linears[o].elements || cf_formats[t].block_values == 1)
+                        measure(&(bench_case){linears[o].name, t, shapes[s][0], shapes[s][1],
+                                              n_rows[n], linears[o].record});
         measure(&(bench_case){"experts", t, 3072, 1024, 1, experts_record});
         measure(&(bench_case){"experts", t, 3072, 1024, 8, experts_record});
         measure(&(bench_case){"heads", t, 128, 512, 1, heads_record});
@@ -462,7 +606,7 @@ static void buffers_make(void)
 static int usage(void)
 {
     fprintf(stderr, "usage: bench_ops [--device NAME[:INDEX]] [--threads N] [--pool MIB] "
-                    "[--seconds S] [--op TEXT] [--floats]\n");
+                    "[--seconds S] [--op TEXT] [--csv] [--floats]\n");
     return 2;
 }
 
@@ -471,7 +615,8 @@ int main(int argc, char **argv)
     static const struct option options[] = {
         {"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 't'},
         {"pool", required_argument, NULL, 'p'},   {"seconds", required_argument, NULL, 's'},
-        {"op", required_argument, NULL, 'o'},     {"floats", no_argument, NULL, 'f'},
+        {"op", required_argument, NULL, 'o'},     {"csv", no_argument, NULL, 'c'},
+        {"floats", no_argument, NULL, 'f'},
         {NULL, 0, NULL, 0}};
     const char *device = "auto";
     cf_err err = {0};
@@ -490,6 +635,8 @@ int main(int argc, char **argv)
             bench.only = optarg;
         else if (c == 'f')
             vk_test_integers = VK_INTEGERS_NEVER;
+        else if (c == 'c')
+            bench.csv = true;
         else
             return usage();
     }
@@ -498,14 +645,12 @@ int main(int argc, char **argv)
         return usage();
     if (cf_gpu_open(&bench.gpu, device, &(cf_gpu_options){.threads = bench.threads}, &err) < 0)
         die(&err);
-    const cf_gpu_info *info = cf_gpu_get_info(bench.gpu);
     buffers_make();
     pool_fill(CF_F32);
     activations_fill();
-    bench.ceiling = info->cpu ? ceiling_cpu() : ceiling_gpu();
-    printf("%s:%d %s, %.0f MiB of weights, ceiling %.1f GB/s\n", info->backend, info->index,
-           info->name, (double)bench.pool_bytes / 1048576, bench.ceiling);
+    ceilings_begin();
     cases_run();
+    ceilings_finish();
     cf_gpu_buf *all[] = {bench.staging, bench.pool, bench.x, bench.y, bench.small, bench.readback};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         cf_gpu_buf_destroy(&all[i]);

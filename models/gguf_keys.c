@@ -48,7 +48,6 @@ const cf_gguf_key cf_keys_qwen2[] = {
 
 /* A file's norms hold 1 + w, and its convolution, state and heads have a state-space model's keys. */
 const cf_gguf_key cf_keys_delta[] = {
-    {"full_attention_interval", "full_attention_interval", CF_KEY_U32, true, 4},
     {"linear_conv_kernel_dim", "ssm.conv_kernel", CF_KEY_U32, false, 0},
     {"linear_key_head_dim", "ssm.state_size", CF_KEY_U32, false, 0},
     {"linear_num_key_heads", "ssm.group_count", CF_KEY_U32, false, 0},

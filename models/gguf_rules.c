@@ -173,6 +173,18 @@ int cf_gguf_glm4(cf_gguf_source *s, cf_err *err)
     return rc < 0 ? rc : rotary_fraction(s, err);
 }
 
+/* Which layers keep a state follows from the tensors: converters have written an interval, a list of
+ * all layers, and both. */
+static int layer_types_set(cf_gguf_source *s, cf_err *err)
+{
+    json_t *types = json_array();
+    for (uint32_t i = 0; i < s->layers; i++) {
+        bool state = cf_source_tensor(s, i, "ssm_out.weight") >= 0;
+        json_array_append_new(types, json_string(state ? "linear_attention" : "full_attention"));
+    }
+    return cf_source_set(s, "layer_types", types, err);
+}
+
 /* The values' width is that of all heads together. */
 int cf_gguf_delta(cf_gguf_source *s, cf_err *err)
 {
@@ -186,6 +198,7 @@ int cf_gguf_delta(cf_gguf_source *s, cf_err *err)
                        "%s: \"%s.ssm.inner_size\" is %u, not divided by \"ssm.time_step_rank\" %u",
                        s->path, s->arch->name, all, heads);
     CF_TRY(cf_source_set(s, "linear_value_head_dim", json_integer(all / heads), err));
+    CF_TRY(layer_types_set(s, err));
     return rotary_fraction(s, err);
 fail:
     return rc;

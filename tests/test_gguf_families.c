@@ -248,7 +248,7 @@ static const key next_keys[] = {{"ssm.conv_kernel", 'u', "linear_conv_kernel_dim
                                 {"ssm.group_count", 'u', "linear_num_key_heads"},
                                 {"ssm.time_step_rank", 'u', "linear_num_value_heads"},
                                 {"ssm.inner_size", 'u', "=40"},
-                                {"full_attention_interval", 'u', "full_attention_interval"},
+                                {"full_attention_interval", 'u', "=4"}, /* whatever layers have */
                                 {"rope.dimension_count", 'u', "=4"},
                                 {0}};
 static const key beyond_keys[] = {

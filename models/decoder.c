@@ -205,7 +205,8 @@ static int qkv_bind(struct build *k, uint32_t layer, cf_attn_def *a, cf_err *err
     uint32_t q = d->heads * d->head, kv = d->kv_heads * d->head, all = q + 2 * kv;
     if (!n->qkv) {
         uint32_t q_rows = d->attn_gated ? 2 * q : q;
-        CF_TRY(projection_bind(k, n->q, layer, q_rows, d->hidden, d->qkv_bias, &a->q, &a->q_bias, err));
+        CF_TRY(projection_bind(k, n->q, layer, q_rows, d->hidden, d->qkv_bias, &a->q, &a->q_bias,
+                               err));
         CF_TRY(projection_bind(k, n->k, layer, kv, d->hidden, d->qkv_bias, &a->k, &a->k_bias, err));
         return projection_bind(k, n->v, layer, kv, d->hidden, d->qkv_bias, &a->v, &a->v_bias, err);
     }
@@ -241,8 +242,8 @@ static int grouped_attention(struct build *k, uint32_t layer, cf_err *err)
     if (d->names.q_norm) {
         bool whole = d->qk == CF_QK_NORM_WHOLE;
         layer_name(name, d->names.q_norm, layer);
-        CF_TRY(cf_bind_weight(k->b, &a.q_norm, CF_BIND_NORM, 0, whole ? d->heads * d->head : d->head,
-                              err, "%s", name));
+        CF_TRY(cf_bind_weight(k->b, &a.q_norm, CF_BIND_NORM, 0,
+                              whole ? d->heads * d->head : d->head, err, "%s", name));
         layer_name(name, d->names.k_norm, layer);
         CF_TRY(cf_bind_weight(k->b, &a.k_norm, CF_BIND_NORM, 0,
                               whole ? d->kv_heads * d->head : d->head, err, "%s", name));
@@ -501,8 +502,8 @@ static int route(struct build *k, uint32_t layer, uint32_t *moe, cf_err *err)
     }
     if (d->names.router_logit_bias) {
         layer_name(name, d->names.router_logit_bias, layer);
-        CF_TRY(cf_bind_weight(k->b, &r.logit_bias, CF_BIND_FINITE | CF_BIND_BIAS, 0, d->experts, err,
-                              "%s", name));
+        CF_TRY(cf_bind_weight(k->b, &r.logit_bias, CF_BIND_FINITE | CF_BIND_BIAS, 0, d->experts,
+                              err, "%s", name));
     }
     CF_TRY(cf_build_step(k->b, CF_STEP_ROUTE, layer, k->t, k->t, &s, err));
     r.moe = *moe;
@@ -685,11 +686,13 @@ int cf_decoder_build(cf_build *b, cf_decoder *d, cf_err *err)
     const json_t *config = b->config;
     if (d->rope_config)
         b->config = d->rope_config;
-    rc = cf_config_rope(b, d->rot, d->rope_layout, d->theta_absent, &k.rope_def, &k.score_scale, err);
+    rc = cf_config_rope(b, d->rot, d->rope_layout, d->theta_absent, &k.rope_def, &k.score_scale,
+                        err);
     k.index_rope = k.rope_def;
     float unused;
     if (rc == 0 && d->index.top_k && d->index.layout != d->rope_layout)
-        rc = cf_config_rope(b, d->rot, d->index.layout, d->theta_absent, &k.index_rope, &unused, err);
+        rc = cf_config_rope(b, d->rot, d->index.layout, d->theta_absent, &k.index_rope, &unused,
+                            err);
     b->config = config;
     if (rc < 0)
         return rc;
@@ -699,8 +702,11 @@ int cf_decoder_build(cf_build *b, cf_decoder *d, cf_err *err)
     for (uint32_t i = 0; i < d->layers; i++)
         CF_TRY(layer_build(&k, i, err));
     b->model->kv = d->rank_kv
-                       ? (cf_kv_def){.slots = d->layers, .width = d->rank_kv + d->rot, .latent = true,
-                                     .index_slots = k.index_layers, .index_width = d->index.head}
+                       ? (cf_kv_def){.slots = d->layers,
+                                     .width = d->rank_kv + d->rot,
+                                     .latent = true,
+                                     .index_slots = k.index_layers,
+                                     .index_width = d->index.head}
                        : (cf_kv_def){.slots = 2 * k.kv_layers, .width = d->kv_heads * d->head};
     return head_build(&k, embedding, err);
 fail:

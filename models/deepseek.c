@@ -34,8 +34,9 @@ static int read_common(cf_build *b, cf_decoder *d, cf_err *err)
     CF_TRY(cf_config_u32_or(b, "n_group", 1, 64, 1, &d->router.n_groups, err));
     CF_TRY(cf_config_u32_or(b, "topk_group", 1, 64, 1, &d->router.top_groups, err));
     if (d->experts % d->router.n_groups || d->router.top_groups > d->router.n_groups)
-        return CF_FAIL(err, CF_EFORMAT, "%s: %u of %u groups of %u experts are not a possible choice",
-                       b->path, d->router.top_groups, d->router.n_groups, d->experts);
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: %u of %u groups of %u experts are not a possible choice", b->path,
+                       d->router.top_groups, d->router.n_groups, d->experts);
     d->router.scale = (float)scale;
     d->shared_ffn = shared * d->ffn;
     return 0;
@@ -147,11 +148,15 @@ static int index_types_read(const cf_build *b, cf_decoder *d, cf_err *err)
         const char *type = json_string_value(json_array_get(types, i));
         bool shared = type && strcmp(type, "shared") == 0;
         if (!type || (!shared && strcmp(type, "full") != 0))
-            return CF_FAIL(err, CF_EFORMAT, "%s: \"indexer_types\" entry %u is neither \"full\" nor "
-                           "\"shared\"", b->path, i);
+            return CF_FAIL(err, CF_EFORMAT,
+                           "%s: \"indexer_types\" entry %u is neither \"full\" nor "
+                           "\"shared\"",
+                           b->path, i);
         if (shared && i == 0)
-            return CF_FAIL(err, CF_EFORMAT, "%s: \"indexer_types\" begins with \"shared\": there is "
-                           "nothing before layer 0", b->path);
+            return CF_FAIL(err, CF_EFORMAT,
+                           "%s: \"indexer_types\" begins with \"shared\": there is "
+                           "nothing before layer 0",
+                           b->path);
     }
     d->index_types = types;
     return 0;
@@ -169,8 +174,10 @@ static int sparse_build(cf_build *b, bool interleaved, cf_err *err)
     CF_TRY(index_types_read(b, &d, err));
     d.index.layout = interleaved ? CF_ROPE_INTERLEAVED : CF_ROPE_HALF;
     if (!d.rank_q || d.index.head < d.rot)
-        return CF_FAIL(err, CF_EFORMAT, "%s: an index of heads of %u wants a \"q_lora_rank\" and at "
-                       "most as many rotary dimensions (%u)", b->path, d.index.head, d.rot);
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: an index of heads of %u wants a \"q_lora_rank\" and at "
+                       "most as many rotary dimensions (%u)",
+                       b->path, d.index.head, d.rot);
     CF_TRY(cf_decoder_build(b, &d, err));
     cf_skip_layers_beyond(b);
     return 0;

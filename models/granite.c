@@ -11,7 +11,8 @@ static int granite_build(cf_build *b, cf_err *err)
 {
     int rc;
     double divisor;
-    cf_decoder d = {.names = cf_decoder_common_names, .rope_layout = CF_ROPE_HALF, .fused = CF_FUSED_ROWS};
+    cf_decoder d = {
+        .names = cf_decoder_common_names, .rope_layout = CF_ROPE_HALF, .fused = CF_FUSED_ROWS};
     d.names.router = "model.layers.%u.block_sparse_moe.router.layer.weight";
     d.names.fused_gate_up = "model.layers.%u.block_sparse_moe.input_linear.weight";
     d.names.fused_down = "model.layers.%u.block_sparse_moe.output_linear.weight";
@@ -42,8 +43,11 @@ static int ernie_build(cf_build *b, cf_err *err)
 {
     int rc;
     uint32_t shared;
-    cf_decoder d = {.names = cf_decoder_common_names, .rope_layout = CF_ROPE_INTERLEAVED, .is_moe = ernie_is_moe,
-                    .router_f32 = true, .router_bias_row = true};
+    cf_decoder d = {.names = cf_decoder_common_names,
+                    .rope_layout = CF_ROPE_INTERLEAVED,
+                    .is_moe = ernie_is_moe,
+                    .router_f32 = true,
+                    .router_bias_row = true};
     cf_decoder_names_dense(&d.names);
     cf_decoder_names_experts(&d.names);
     cf_decoder_names_shared(&d.names);
@@ -51,7 +55,8 @@ static int ernie_build(cf_build *b, cf_err *err)
     CF_TRY(cf_decoder_read(b, &d, err));
     CF_TRY(cf_config_only_bool(b, "use_bias", false, err));
     CF_TRY(cf_config_u32(b, "intermediate_size", 1, 1u << 20, &d.dense_ffn, err));
-    CF_TRY(cf_decoder_read_experts(b, &d, "moe_intermediate_size", "moe_num_experts", "moe_k", err));
+    CF_TRY(
+        cf_decoder_read_experts(b, &d, "moe_intermediate_size", "moe_num_experts", "moe_k", err));
     CF_TRY(cf_config_u32_or(b, "moe_num_shared_experts", 0, 64, 0, &shared, err));
     CF_TRY(cf_config_u32_or(b, "moe_layer_start_index", 0, 1024, 0, &d.first_moe, err));
     CF_TRY(cf_config_u32_or(b, "moe_layer_interval", 1, 1024, 1, &d.moe_step, err));
@@ -73,7 +78,8 @@ static int minicpm_build(cf_build *b, cf_err *err)
 {
     int rc;
     double depth, base;
-    cf_decoder d = {.names = cf_decoder_common_names, .rope_layout = CF_ROPE_HALF, .theta_absent = 10000};
+    cf_decoder d = {
+        .names = cf_decoder_common_names, .rope_layout = CF_ROPE_HALF, .theta_absent = 10000};
     d.names.router = "model.layers.%u.mlp.gate.weight";
     d.names.gate = "model.layers.%u.mlp.experts.%u.w1.weight";
     d.names.up = "model.layers.%u.mlp.experts.%u.w3.weight";

@@ -99,7 +99,8 @@ static int grok2_build(cf_build *b, cf_err *err)
     CF_TRY(cf_config_f64_or(b, "attn_logit_softcapping", 0, 1e6, 30, &d.attn_cap, err));
     CF_TRY(cf_config_f64_or(b, "router_logit_softcapping", 0, 1e6, 30, &d.router_cap, err));
     CF_TRY(cf_config_f64_or(b, "final_logit_softcapping", 0, 1e6, 0, &d.logits_cap, err));
-    CF_TRY(cf_config_u32_or(b, "attn_temperature_len", 2, 1u << 30, 0, &d.aux[AUX_SHARP_FROM], err));
+    CF_TRY(
+        cf_config_u32_or(b, "attn_temperature_len", 2, 1u << 30, 0, &d.aux[AUX_SHARP_FROM], err));
     CF_TRY(cf_config_only_text(b, "rope_type", "original", err)); /* frequencies as they are */
     CF_TRY(cf_config_only_bool(b, "rope_rotate_half_dims", false, err));
     CF_TRY(cf_config_f64_or(b, "sliding_window_size", -1, -1, -1, &unused, err));

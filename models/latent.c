@@ -63,7 +63,8 @@ int cf_latent_build(cf_build *b, const cf_latent *l, const char *prefix, cf_err 
         .indexed = l->indexed};
     uint32_t q_rows = l->heads * (l->nope + l->rope), kv_rows = l->heads * (l->nope + l->v);
     if (l->rank_q) {
-        CF_TRY(cf_bind_weight(b, &a.q_a, 0, l->rank_q, l->hidden, err, "%sq_a_proj.weight", prefix));
+        CF_TRY(
+            cf_bind_weight(b, &a.q_a, 0, l->rank_q, l->hidden, err, "%sq_a_proj.weight", prefix));
         CF_TRY(cf_bind_weight(b, &a.q_a_norm, CF_BIND_NORM, 0, l->rank_q, err,
                               "%sq_a_layernorm.weight", prefix));
         CF_TRY(cf_bind_weight(b, &a.q_b, 0, q_rows, l->rank_q, err, "%sq_b_proj.weight", prefix));
@@ -84,7 +85,8 @@ int cf_latent_build(cf_build *b, const cf_latent *l, const char *prefix, cf_err 
         CF_TRY(cf_bind_weight(b, &a.kv_b, 0, kv_rows, l->rank_kv, err, "%skv_b_proj.weight",
                               prefix));
     }
-    CF_TRY(cf_bind_weight(b, &a.out, 0, l->hidden, l->heads * l->v, err, "%so_proj.weight", prefix));
+    CF_TRY(
+        cf_bind_weight(b, &a.out, 0, l->hidden, l->heads * l->v, err, "%so_proj.weight", prefix));
     if (l->indexed)
         CF_TRY(index_build(b, l, prefix, &a.index, err));
     CF_TRY(cf_build_step(b, CF_STEP_ATTN_LATENT, l->layer, l->src, l->dst, &s, err));

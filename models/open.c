@@ -147,8 +147,8 @@ static int gguf_find(const char *dir, char *path, size_t size, cf_err *err)
     if (!n || safetensors)
         return 0;
     if (n > 1)
-        return CF_FAIL(err, CF_EFORMAT, "%s holds %u GGUF models, %s among them: name one file", dir,
-                       n, first);
+        return CF_FAIL(err, CF_EFORMAT, "%s holds %u GGUF models, %s among them: name one file",
+                       dir, n, first);
     snprintf(path, size, "%s/%s", dir, first);
     return 1;
 }
@@ -203,10 +203,11 @@ int cf_model_open(cf_model **out, const char *path, cf_err *err)
     }
     if (S_ISREG(st.st_mode) && ends_in(path, ".gguf"))
         return cf_gguf_model_open(out, path, err);
-    return CF_FAIL(err, CF_EFORMAT,
-                   "%s is not a directory and not a GGUF file (.gguf); a model is one of the two, the "
-                   "directory with config.json and safetensors files",
-                   path);
+    return CF_FAIL(
+        err, CF_EFORMAT,
+        "%s is not a directory and not a GGUF file (.gguf); a model is one of the two, the "
+        "directory with config.json and safetensors files",
+        path);
 }
 
 int cf_engine_open(cf_engine **out, const char *model, const cf_options *options, cf_err *err)

@@ -224,7 +224,8 @@ fail:
 
 static int qwen3_next_build(cf_build *b, cf_err *err)
 {
-    struct delta delta = {.z_apart = cf_bind_has(b, "model.layers.0.linear_attn.in_proj_qkv.weight")};
+    struct delta delta = {.z_apart =
+                              cf_bind_has(b, "model.layers.0.linear_attn.in_proj_qkv.weight")};
     cf_decoder d = delta_decoder(&delta);
     return delta_build(b, &delta, &d, err);
 }

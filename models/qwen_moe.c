@@ -31,8 +31,10 @@ static int qwen_read(cf_build *b, cf_decoder *d, cf_err *err)
     CF_TRY(cf_config_u32_or(b, "decoder_sparse_step", 1, 1024, 1, &d->moe_step, err));
     CF_TRY(cf_config_only_bool(b, "use_sliding_window", false, err));
     if (json_array_size(json_object_get(b->config, "mlp_only_layers")))
-        return CF_FAIL(err, CF_EFORMAT, "%s: \"mlp_only_layers\" is not empty; only an empty list is "
-                       "known", b->path);
+        return CF_FAIL(err, CF_EFORMAT,
+                       "%s: \"mlp_only_layers\" is not empty; only an empty list is "
+                       "known",
+                       b->path);
     d->is_moe = layer_is_moe;
     if (d->moe_step > 1)
         CF_TRY(cf_config_u32(b, "intermediate_size", 1, 1u << 20, &d->dense_ffn, err));

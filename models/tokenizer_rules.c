@@ -47,7 +47,8 @@ static const cf_tokenizer_rule rules[] = {
     {.names = "qwen2 stablelm2 megrez qwen deepseek-r1-qwen",
      .patterns = {CONTRACTIONS WORD "\\p{N}" TAIL},
      .nfc = true},
-    {.names = "grok-2 hunyuan solar-open word-split-V1", .patterns = {CONTRACTIONS WORD "\\p{N}" TAIL}},
+    {.names = "grok-2 hunyuan solar-open word-split-V1",
+     .patterns = {CONTRACTIONS WORD "\\p{N}" TAIL}},
     {.names = "qwen35",
      .patterns = {CONTRACTIONS
                   "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]"

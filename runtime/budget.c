@@ -88,10 +88,11 @@ static int kv_q8_check(const cf_model *m, const cf_gpu_info *device, cf_err *err
             CF_TRY(kv_blocks_check(m, s->u.latent.index.head, "the keys of the index", err));
     }
     if (!device->kv_q8 && m->kv.slots)
-        return CF_FAIL(err, CF_EDEVICE,
-                       "device %s:%d (%s) has no cache of keys and values in q8; ref can, or --kv f16 "
-                       "would do",
-                       device->backend, device->index, device->name);
+        return CF_FAIL(
+            err, CF_EDEVICE,
+            "device %s:%d (%s) has no cache of keys and values in q8; ref can, or --kv f16 "
+            "would do",
+            device->backend, device->index, device->name);
 fail:
     return rc;
 }

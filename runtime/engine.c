@@ -44,10 +44,11 @@ static void threads_note(cf_engine *e, const cf_options *options)
         cf_notice("--threads %d: device %s:%d (%s) computes with %d", options->threads, d->backend,
                   d->index, d->name, d->threads);
     else
-        cf_notice("--threads %d has no effect on device %s:%d (%s)%s", options->threads, d->backend,
-                  d->index, d->name,
-                  d->cpu ? ", which has its own setting in the environment (LP_NUM_THREADS of llvmpipe)"
-                         : ": nothing is computed on the host");
+        cf_notice(
+            "--threads %d has no effect on device %s:%d (%s)%s", options->threads, d->backend,
+            d->index, d->name,
+            d->cpu ? ", which has its own setting in the environment (LP_NUM_THREADS of llvmpipe)"
+                   : ": nothing is computed on the host");
 }
 
 static int activations_choose(cf_engine *e, const char *name, cf_err *err)

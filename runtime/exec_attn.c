@@ -135,12 +135,23 @@ int exec_attn(cf_exec *x, const cf_step *s, cf_err *err)
     prepare(x, a, exec_act(x, s->src), exec_width(x, s->src));
     exec_barrier(x);
     cf_gpu_attn(x->gpu, CF_STREAM_COMPUTE,
-                &(cf_op_attn){.q = exec_act(x, a->q_buf), .k = cf_span_of(x->kv[a->k_slot]),
-                              .v = cf_span_of(x->kv[a->v_slot]), .rows = exec_row_info(x), .y = o,
-                              .sharpness = sharpness, .sinks = exec_weight(x, a->sinks), .n_rows = x->n_rows,
-                              .n_heads = a->heads, .n_kv_heads = a->kv_heads, .d_k = a->head,
-                              .d_v = a->head, .q_stride = q_width, .window = a->window,
-                              .chunk = a->chunk, .scale = a->scale, .cap = a->cap,
+                &(cf_op_attn){.q = exec_act(x, a->q_buf),
+                              .k = cf_span_of(x->kv[a->k_slot]),
+                              .v = cf_span_of(x->kv[a->v_slot]),
+                              .rows = exec_row_info(x),
+                              .y = o,
+                              .sharpness = sharpness,
+                              .sinks = exec_weight(x, a->sinks),
+                              .n_rows = x->n_rows,
+                              .n_heads = a->heads,
+                              .n_kv_heads = a->kv_heads,
+                              .d_k = a->head,
+                              .d_v = a->head,
+                              .q_stride = q_width,
+                              .window = a->window,
+                              .chunk = a->chunk,
+                              .scale = a->scale,
+                              .cap = a->cap,
                               .kv_dtype = x->e->plan.kv_dtype});
     exec_recorded(x);
     if (a->gated)

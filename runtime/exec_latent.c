@@ -106,14 +106,21 @@ int exec_attn_latent(cf_exec *x, const cf_step *s, cf_err *err)
                              .cache = cf_span_of(x->kv[a->kv_slot]),
                              .rows = exec_row_info(x),
                              .cells = selects ? exec_act(x, a->selected) : (cf_span){0},
-                             .n_select = a->select_k, .y = o_lat, .n_rows = x->n_rows, .n_heads = a->heads,
-                             .rank = a->rank_kv, .n_rope = a->rope, .q_stride = q_width,
-                             .q_head_stride = head, .scale = a->scale,
+                             .n_select = a->select_k,
+                             .y = o_lat,
+                             .n_rows = x->n_rows,
+                             .n_heads = a->heads,
+                             .rank = a->rank_kv,
+                             .n_rope = a->rope,
+                             .q_stride = q_width,
+                             .q_head_stride = head,
+                             .scale = a->scale,
                              .kv_dtype = x->e->plan.kv_dtype});
     exec_recorded(x);
     exec_barrier(x);
     values(x, a, o_lat, o);
     exec_barrier(x);
-    exec_linear(x, a->out, o, a->heads * a->v, exec_act(x, s->dst), exec_width(x, s->dst), 1, false);
+    exec_linear(x, a->out, o, a->heads * a->v, exec_act(x, s->dst), exec_width(x, s->dst), 1,
+                false);
     return 0;
 }

@@ -19,7 +19,8 @@ static int choice_read(cf_exec *x, const cf_moe_def *moe, cf_err *err)
     uint32_t k = moe->top_k, total = moe->experts + moe->zero_experts;
     size_t n = (size_t)x->n_rows * k;
     memcpy(x->chosen, cf_gpu_host_read(exec_ids_span(x, CF_XB_HOST_IDS, k)), n * sizeof *x->chosen);
-    memcpy(x->weights, cf_gpu_host_read(exec_ids_span(x, CF_XB_HOST_CHOICE, k)), n * sizeof *x->weights);
+    memcpy(x->weights, cf_gpu_host_read(exec_ids_span(x, CF_XB_HOST_CHOICE, k)),
+           n * sizeof *x->weights);
     for (size_t i = 0; i < n; i++)
         if (x->chosen[i] >= total || (i % k && x->chosen[i] <= x->chosen[i - 1]))
             return CF_FAIL(err, CF_EDEVICE, "the device chose expert %u of %u in layer %u",
@@ -214,7 +215,8 @@ static int entries_compute(cf_exec *x, const cf_moe_def *moe, const cf_step *s, 
     }
     uint32_t k = moe->top_k;
     cf_span pairs = cf_span_of(x->xb[CF_XB_PAIRS]), h = cf_span_of(x->xb[CF_XB_EXPERT_H]);
-    cf_span weights = exec_ids_span(x, x->picked ? CF_XB_PICKED_CHOICE : CF_XB_CHOICE, k), none = {0};
+    cf_span weights = exec_ids_span(x, x->picked ? CF_XB_PICKED_CHOICE : CF_XB_CHOICE, k),
+            none = {0};
     bool on_input = s->u.experts.weight_on_input;
     const cf_expert_work *w = x->work;
     bool q8 = exec_q8(x, &w->gate) && (!w->up.span.buf || exec_q8(x, &w->up));
@@ -259,16 +261,18 @@ int exec_experts(cf_exec *x, const cf_step *s, cf_err *err)
         return rc;
     cf_cache_end(x->e->cache);
     exec_barrier(x);
-    cf_gpu_combine(x->gpu, CF_STREAM_COMPUTE,
-                   &(cf_op_combine){.out = cf_span_of(x->xb[CF_XB_EXPERT_OUT]),
-                                    .ids = exec_ids_span(x, x->picked ? CF_XB_PICKED_IDS : CF_XB_IDS,
-                                                    moe->top_k),
-                                    .weights = exec_ids_span(
-                                        x, x->picked ? CF_XB_PICKED_CHOICE : CF_XB_CHOICE,
-                                        moe->top_k),
-                                    .x = exec_act(x, s->src), .y = exec_act(x, s->dst),
-                                    .n_rows = x->n_rows, .k = moe->top_k, .hidden = moe->hidden,
-                                    .n_routed = moe->experts});
+    cf_gpu_combine(
+        x->gpu, CF_STREAM_COMPUTE,
+        &(cf_op_combine){
+            .out = cf_span_of(x->xb[CF_XB_EXPERT_OUT]),
+            .ids = exec_ids_span(x, x->picked ? CF_XB_PICKED_IDS : CF_XB_IDS, moe->top_k),
+            .weights = exec_ids_span(x, x->picked ? CF_XB_PICKED_CHOICE : CF_XB_CHOICE, moe->top_k),
+            .x = exec_act(x, s->src),
+            .y = exec_act(x, s->dst),
+            .n_rows = x->n_rows,
+            .k = moe->top_k,
+            .hidden = moe->hidden,
+            .n_routed = moe->experts});
     exec_recorded(x);
     return 0;
 }

@@ -151,8 +151,11 @@ static void slot_show_read(cf_cache *c, const struct slot *s)
 {
     if (!cf_timeline_on(c->o.timeline))
         return;
-    cf_timeline_event e = {.begin_ns = s->req.begin_ns, .end_ns = s->req.end_ns, .name = s->guessed ? "guess" : "record",
-                           .expert = s->expert, .layer = (uint16_t)c->o.model->moe[s->moe].layer,
+    cf_timeline_event e = {.begin_ns = s->req.begin_ns,
+                           .end_ns = s->req.end_ns,
+                           .name = s->guessed ? "guess" : "record",
+                           .expert = s->expert,
+                           .layer = (uint16_t)c->o.model->moe[s->moe].layer,
                            .track = CF_TRACK_READS};
     for (uint32_t i = 0; i < s->layout.n_runs; i++)
         e.bytes += s->layout.runs[i].bytes;

@@ -65,13 +65,16 @@ uint64_t cf_table_row(const cf_table_def *table, const int32_t *ids, uint32_t n_
 const char *cf_step_name(cf_step_kind kind)
 {
     static const char *const names[] = {
-        [CF_STEP_EMBED] = "EMBED", [CF_STEP_ROWS] = "ROWS",   [CF_STEP_LINEAR] = "LINEAR",
-        [CF_STEP_NORM] = "NORM",   [CF_STEP_ATTN_LATENT] = "ATTN", [CF_STEP_ATTN] = "ATTN",
-        [CF_STEP_ATTN_DELTA] = "ATTN", [CF_STEP_ATTN_DECAY] = "ATTN",
-        [CF_STEP_ATTN_BIAS] = "ATTN", [CF_STEP_CROSS_KV] = "CROSSKV", [CF_STEP_ATTN_CROSS] = "CROSS",
-        [CF_STEP_DENSE] = "DENSE", [CF_STEP_GATE] = "GATE",
-        [CF_STEP_ROUTE] = "ROUTE", [CF_STEP_EXPERTS] = "EXPERTS", [CF_STEP_ADD] = "ADD",
-        [CF_STEP_SCALE] = "SCALE", [CF_STEP_TAP] = "TAP",     [CF_STEP_HEAD] = "HEAD"};
+        [CF_STEP_EMBED] = "EMBED",      [CF_STEP_ROWS] = "ROWS",
+        [CF_STEP_LINEAR] = "LINEAR",    [CF_STEP_NORM] = "NORM",
+        [CF_STEP_ATTN_LATENT] = "ATTN", [CF_STEP_ATTN] = "ATTN",
+        [CF_STEP_ATTN_DELTA] = "ATTN",  [CF_STEP_ATTN_DECAY] = "ATTN",
+        [CF_STEP_ATTN_BIAS] = "ATTN",   [CF_STEP_CROSS_KV] = "CROSSKV",
+        [CF_STEP_ATTN_CROSS] = "CROSS", [CF_STEP_DENSE] = "DENSE",
+        [CF_STEP_GATE] = "GATE",        [CF_STEP_ROUTE] = "ROUTE",
+        [CF_STEP_EXPERTS] = "EXPERTS",  [CF_STEP_ADD] = "ADD",
+        [CF_STEP_SCALE] = "SCALE",      [CF_STEP_TAP] = "TAP",
+        [CF_STEP_HEAD] = "HEAD"};
     return names[kind];
 }
 

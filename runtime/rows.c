@@ -54,7 +54,8 @@ uint64_t cf_rows_window_bytes(const cf_model *model, uint32_t align)
 uint64_t cf_rows_memory(uint64_t window_bytes, uint32_t entries)
 {
     return cf_align_up(window_bytes * entries, 4096) +
-           entries * (uint64_t)(sizeof(struct entry) + sizeof(cf_fetch_req *) + 3 * sizeof(uint32_t));
+           entries *
+               (uint64_t)(sizeof(struct entry) + sizeof(cf_fetch_req *) + 3 * sizeof(uint32_t));
 }
 
 uint32_t cf_rows_min_entries(const cf_model *model)

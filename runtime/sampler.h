@@ -23,7 +23,8 @@ typedef struct cf_sampler_params {
 } cf_sampler_params;
 
 /* Refuses parameters out of range with a sentence. */
-int cf_sampler_create(cf_sampler **out, const cf_sampler_params *params, uint32_t vocab, cf_err *err);
+int cf_sampler_create(cf_sampler **out, const cf_sampler_params *params, uint32_t vocab,
+                      cf_err *err);
 void cf_sampler_destroy(cf_sampler **sampler);
 /* logits: float32 [vocab]; a NaN counts as -infinity. Returns an id in [0, vocab). */
 int32_t cf_sampler_pick(cf_sampler *sampler, const float *logits);

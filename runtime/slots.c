@@ -36,8 +36,8 @@ void cf_slots_memory(const cf_slots_shape *s, uint64_t max_alloc_bytes, uint64_t
                      uint64_t *host_bytes)
 {
     uint64_t slabs = s->in_place ? 0 : blocks_bytes(s->n_slabs, max_alloc_bytes, s->slab_bytes);
-    *device_bytes =
-        blocks_bytes(s->n_slots + s->n_guess, max_alloc_bytes, s->slot_bytes) + (s->staged ? slabs : 0);
+    *device_bytes = blocks_bytes(s->n_slots + s->n_guess, max_alloc_bytes, s->slot_bytes) +
+                    (s->staged ? slabs : 0);
     *host_bytes = slabs + blocks_bytes(s->n_tier, max_alloc_bytes, s->slot_bytes);
 }
 
@@ -88,7 +88,8 @@ int cf_slots_init(cf_slots *slots, cf_gpu *gpu, cf_ledger *ledger, const cf_slot
         return CF_FAIL(err, CF_ELIMIT,
                        "an expert record of %llu bytes exceeds the largest device buffer",
                        (unsigned long long)shape->slot_bytes);
-    slots->n_slot_blocks = (uint32_t)cf_ceil_div(shape->n_slots + shape->n_guess, slots->slots_per_block);
+    slots->n_slot_blocks =
+        (uint32_t)cf_ceil_div(shape->n_slots + shape->n_guess, slots->slots_per_block);
     slots->slot_blocks = calloc(slots->n_slot_blocks + 1, sizeof *slots->slot_blocks);
     if (!shape->in_place)
         slots->n_slab_blocks = (uint32_t)cf_ceil_div(shape->n_slabs, slots->slabs_per_block);

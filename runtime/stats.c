@@ -19,7 +19,8 @@ void cf_engine_get_stats(const cf_engine *e, cf_stats *out)
     if (e->dense)
         cf_dense_get_stats(e->dense, &dense);
     double io_stall = cf_seconds(cache.io_stall_ns + c->rows_stall_ns + dense.stall_ns);
-    double copy_stall = cf_seconds(cache.copy_stall_ns + dense.copy_ns), device = cf_seconds(c->device_stall_ns + dense.device_ns);
+    double copy_stall = cf_seconds(cache.copy_stall_ns + dense.copy_ns),
+           device = cf_seconds(c->device_stall_ns + dense.device_ns);
     double busy = cf_seconds(c->prefill_ns + c->decode_ns);
     double host = busy - io_stall - copy_stall - device;
     const cf_memory_plan *p = &e->plan;
@@ -80,8 +81,8 @@ static double ratio(double a, double b)
 
 static json_t *counts_json(const cf_expert_counts *c)
 {
-    return json_pack("{s:I s:I s:I s:I s:I s:I s:I s:f}", "selected", (json_int_t)c->selected, "zero",
-                     (json_int_t)c->zero, "lookups", (json_int_t)c->lookups, "vram_hits",
+    return json_pack("{s:I s:I s:I s:I s:I s:I s:I s:f}", "selected", (json_int_t)c->selected,
+                     "zero", (json_int_t)c->zero, "lookups", (json_int_t)c->lookups, "vram_hits",
                      (json_int_t)c->vram_hits, "ram_hits", (json_int_t)c->ram_hits, "misses",
                      (json_int_t)c->misses, "evictions", (json_int_t)c->evictions, "hit_rate",
                      ratio((double)(c->vram_hits + c->ram_hits), (double)c->lookups));
@@ -191,8 +192,8 @@ char *cf_engine_stats_json(const cf_engine *e)
                   (json_int_t)s.vram_budget, "vram_peak", (json_int_t)s.vram_peak, "ram_budget",
                   (json_int_t)s.ram_budget, "ram_peak", (json_int_t)s.ram_peak, "kv_bytes",
                   (json_int_t)s.kv_bytes, "slots", (json_int_t)s.slots, "slot_bytes",
-                  (json_int_t)s.slot_bytes, "guess_slots", (json_int_t)s.guess_slots, "slabs", (json_int_t)s.slabs, "slot_waste",
-                  s.slot_waste));
+                  (json_int_t)s.slot_bytes, "guess_slots", (json_int_t)s.guess_slots, "slabs",
+                  (json_int_t)s.slabs, "slot_waste", s.slot_waste));
     json_object_set_new(j, "layers", layers_json(e));
     char *text = json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     json_decref(j);

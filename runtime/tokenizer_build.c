@@ -53,10 +53,11 @@ void tok_rule_refuse(cf_tokenizer *tok, const cf_tokenizer_rules *rules, const c
     for (uint32_t i = 0; rules && i < rules->n && at < sizeof known; i++)
         at += (size_t)snprintf(known + at, sizeof known - at, "%s%.*s", i ? ", " : "",
                                (int)strcspn(rules->rules[i].names, " "), rules->rules[i].names);
-    CF_FAIL(&tok->refusal, CF_EFORMAT,
-            "%s: %s \"%s\" is not known, so no text can be encoded: give token ids (--ids); known are "
-            "%s, and names for the same",
-            path, what, tok_quote(name, n, quoted), known);
+    CF_FAIL(
+        &tok->refusal, CF_EFORMAT,
+        "%s: %s \"%s\" is not known, so no text can be encoded: give token ids (--ids); known are "
+        "%s, and names for the same",
+        path, what, tok_quote(name, n, quoted), known);
 }
 
 int tok_rule_apply(cf_tokenizer *tok, const cf_tokenizer_rule *rule, const char *path, cf_err *err)

@@ -335,11 +335,12 @@ int tok_gguf_read(cf_tokenizer *tok, const cf_gguf *meta, const cf_tokenizer_rul
     else if (is_pieces || is_unigram)
         CF_TRY(pieces_read(&s, is_unigram));
     else
-        CF_FAIL(&tok->refusal, CF_EFORMAT,
-                "%s: " KEY("model") " \"%s\" is not known, so no text can be encoded: give token ids "
-                "(--ids); known are %s, %s, %s",
-                path, tok_quote(model.at, model.bytes, quoted), rules->merges, rules->pieces,
-                rules->unigram);
+        CF_FAIL(
+            &tok->refusal, CF_EFORMAT,
+            "%s: " KEY("model") " \"%s\" is not known, so no text can be encoded: give token ids "
+                                "(--ids); known are %s, %s, %s",
+            path, tok_quote(model.at, model.bytes, quoted), rules->merges, rules->pieces,
+            rules->unigram);
     if (tok->refusal.code)
         goto fail; /* what begins a text is of no use */
     adds_bos |= is_pieces;

@@ -24,7 +24,8 @@ int main(int argc, char **argv)
     const cf_tokenizer *tok = cf_engine_tokenizer(engine);
     if (!tok || cf_session_create(&session, engine, &err) < 0 ||
         cf_sampler_create(&sampler, &(cf_sampler_params){.top_p = 1}, info.vocab, &err) < 0 ||
-        cf_tokenizer_encode(tok, argv[2], strlen(argv[2]), CF_TOK_ADD_PREFIX, ids, 256, &n, &err) < 0)
+        cf_tokenizer_encode(tok, argv[2], strlen(argv[2]), CF_TOK_ADD_PREFIX, ids, 256, &n, &err) <
+            0)
         goto end;
     uint32_t given = n < 256 ? (uint32_t)n : 256;
     cf_session_extend(session, ids, given, CF_PHASE_PROMPT, NULL, &err);

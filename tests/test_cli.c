@@ -497,7 +497,8 @@ static void ram_holds_dense_weights(void)
     CHECK_HAS(r.out, "; the drive brings ");
     const char *would = strstr(r.out, "All of it would be held with --ram ");
     REQUIRE(would);
-    unsigned long long all = strtoull(would + strlen("All of it would be held with --ram "), NULL, 10);
+    unsigned long long all =
+        strtoull(would + strlen("All of it would be held with --ram "), NULL, 10);
     const char *least = strstr(r.out, "), --ram "); /* that works */
     REQUIRE(least);
     cli(&r, "info models/demo %s --ram %llu --drive 1", flags, strtoull(least + 9, NULL, 10));
@@ -511,11 +512,12 @@ static void ram_holds_dense_weights(void)
     json_decref(v);
     cli(&r, "info models/demo %s --ram %llu --drive 1", flags, all);
     CHECK_HAS(r.out, "All that is streamed is held in RAM: once read, it is copied from there.");
-    cli(&r, "run models/demo -p 'Once upon a time' -n 12 %s --ram %llu -v --stats %s/s.json", flags, all,
-        dir.path);
+    cli(&r, "run models/demo -p 'Once upon a time' -n 12 %s --ram %llu -v --stats %s/s.json", flags,
+        all, dir.path);
     CHECK_INT(r.code, 0);
     CHECK_STR(r.out, text);
-    CHECK_HAS(r.err, "6.0 of their 10.2 MiB are read once and copied from RAM again for each token");
+    CHECK_HAS(r.err,
+              "6.0 of their 10.2 MiB are read once and copied from RAM again for each token");
     CHECK_HAS(r.err, "0 B read again for each token (of a prompt: each chunk), 6.09 MiB in all");
     CHECK_HAS(r.err, "6.00 MiB copied instead, 66.00 MiB in all");
     char path[400];

@@ -221,15 +221,17 @@ static void info_says_what_hides_reads(void)
         const char *args, *says, *says_not;
     } table[] = {
         {"models/demo --vram 13M", "8 steps (1.74 MiB of weights) before the experts", "foreseen"},
-        {"models/demo --vram 13M --prefetch off", "when the experts are needed (--prefetch", "window:"},
+        {"models/demo --vram 13M --prefetch off", "when the experts are needed (--prefetch",
+         "window:"},
         {"models/demo", "nothing is streamed after that", "Reads start"},
         {"tests/fixtures/models/mixtral --vram 480K --ctx 64 --chunk 4",
          "no step lies between that and the experts", "window:"},
         {"tests/fixtures/models/mixtral --vram 480K --ctx 64 --chunk 4",
          "1 place for a guess of 24.00 KiB", "leaves no place"},
-        {"tests/fixtures/models/mixtral --vram 280K --ctx 64 --chunk 4", "leaves no place for guesses",
-         "Choices are foreseen"},
-        {"tests/fixtures/models/qwen3_next --ctx 64 --chunk 4", "recurrent state", "streamed weights"},
+        {"tests/fixtures/models/mixtral --vram 280K --ctx 64 --chunk 4",
+         "leaves no place for guesses", "Choices are foreseen"},
+        {"tests/fixtures/models/qwen3_next --ctx 64 --chunk 4", "recurrent state",
+         "streamed weights"},
     };
     cli_result r;
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {

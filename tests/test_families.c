@@ -86,14 +86,14 @@ static void every_family_has_a_fixture(void)
     "\"intermediate_size\":" ffn ",\"num_local_experts\":" experts ",\"num_experts_per_tok\":" k
 #define QWEN(ffn, experts, k)                                                                      \
     "\"moe_intermediate_size\":" ffn ",\"num_experts\":" experts ",\"num_experts_per_tok\":" k
-#define GPT_OSS(layers, experts)                                                                    \
+#define GPT_OSS(layers, experts)                                                                   \
     DECODER("GptOssForCausalLM", "201088", "2880", layers, "64", "8",                              \
             "\"head_dim\":64," MIXTRAL("2880", experts, "4"))
 #define SWITCH(hidden, heads, ffn, layers, experts, step)                                          \
-    "{\"architectures\":[\"SwitchTransformersForConditionalGeneration\"],"                           \
-    "\"vocab_size\":32128,\"d_model\":" hidden ",\"d_kv\":64,\"num_heads\":" heads                   \
-    ",\"d_ff\":" ffn ",\"num_layers\":" layers ",\"num_experts\":" experts                           \
-    ",\"expert_capacity\":64,\"encoder_sparse_step\":" step ",\"decoder_sparse_step\":" step         \
+    "{\"architectures\":[\"SwitchTransformersForConditionalGeneration\"],"                         \
+    "\"vocab_size\":32128,\"d_model\":" hidden ",\"d_kv\":64,\"num_heads\":" heads                 \
+    ",\"d_ff\":" ffn ",\"num_layers\":" layers ",\"num_experts\":" experts                         \
+    ",\"expert_capacity\":64,\"encoder_sparse_step\":" step ",\"decoder_sparse_step\":" step       \
     ",\"eos_token_id\":1}"
 #define EIGHT_LAYERS "0,0,0,0,0,0,0,1,"
 #define LLAMA4(experts, step)                                                                      \
@@ -109,9 +109,9 @@ static const struct row {
     uint32_t top_k, moe_layers, experts;
     double total, active, expert_millions, resident;
 } rows[] = {
-    {"LongCat-Flash", LONGCAT("LongcatFlashForCausalLM", "28", "6144", "12288", "2048", "512", "256",
-                              "64", ""),
-     12, 28, 512, 560.7, 31.38, 37.75, 19.50},
+    {"LongCat-Flash",
+     LONGCAT("LongcatFlashForCausalLM", "28", "6144", "12288", "2048", "512", "256", "64", ""), 12,
+     28, 512, 560.7, 31.38, 37.75, 19.50},
     {"LongCat-Flash-Lite",
      LONGCAT("LongcatFlashNgramForCausalLM", "14", "3072", "6144", "1024", "256", "128", "32",
              ",\"ngram_vocab_size_ratio\":78,\"emb_neighbor_num\":4,\"emb_split_num\":4"),
@@ -155,13 +155,13 @@ static const struct row {
      8, 60, 384, 1026.4, 31.69, 44.04, 11.72},
     {"GLM-4.5",
      DECODER("Glm4MoeForCausalLM", "151552", "5120", "92", "96", "8",
-             DEEPSEEK("12288", "1536", "160", "1", "8", "3")
-             ",\"head_dim\":128,\"attention_bias\":true,\"use_qk_norm\":true"),
+             DEEPSEEK("12288", "1536", "160", "1", "8",
+                      "3") ",\"head_dim\":128,\"attention_bias\":true,\"use_qk_norm\":true"),
      8, 89, 160, 352.8, 32.86, 23.59, 16.83},
     {"GLM-4.5-Air",
      DECODER("Glm4MoeForCausalLM", "151552", "4096", "46", "96", "8",
-             DEEPSEEK("10944", "1408", "128", "1", "8", "1")
-             ",\"head_dim\":128,\"attention_bias\":true"),
+             DEEPSEEK("10944", "1408", "128", "1", "8",
+                      "1") ",\"head_dim\":128,\"attention_bias\":true"),
      8, 45, 128, 106.9, 12.80, 17.30, 7.20},
     {"Mixtral-8x7B",
      DECODER("MixtralForCausalLM", "32000", "4096", "32", "32", "8", MIXTRAL("14336", "8", "2")), 2,
@@ -226,30 +226,38 @@ static const struct row {
     {"Qwen3-Next-80B-A3B",
      DECODER("Qwen3NextForCausalLM", "151936", "2048", "48", "16", "2",
              QWEN("512", "512", "10") ",\"head_dim\":256,\"shared_expert_intermediate_size\":512,"
-             "\"full_attention_interval\":4,\"linear_num_key_heads\":16,"
-             "\"linear_num_value_heads\":32,\"linear_key_head_dim\":128,"
-             "\"linear_value_head_dim\":128,\"linear_conv_kernel_dim\":4"),
+                                      "\"full_attention_interval\":4,\"linear_num_key_heads\":16,"
+                                      "\"linear_num_value_heads\":32,\"linear_key_head_dim\":128,"
+                                      "\"linear_value_head_dim\":128,\"linear_conv_kernel_dim\":4"),
      10, 48, 512, 79.67, 3.56, 3.15, 2.37},
     {"Qwen3.5-35B-A3B",
      "{\"architectures\":[\"Qwen3_5MoeForConditionalGeneration\"],\"text_config\":{" ENDS
      "\"vocab_size\":248320,\"hidden_size\":2048,\"num_hidden_layers\":40,"
      "\"num_attention_heads\":16,\"num_key_value_heads\":2,\"head_dim\":256,"
-     "\"max_position_embeddings\":262144,\"rms_norm_eps\":1e-6," QWEN("512", "256", "8")
-     ",\"shared_expert_intermediate_size\":512,\"full_attention_interval\":4,"
-     "\"linear_num_key_heads\":16,\"linear_num_value_heads\":32,\"linear_key_head_dim\":128,"
-     "\"linear_value_head_dim\":128,\"linear_conv_kernel_dim\":4,\"rope_parameters\":{"
-     "\"rope_type\":\"default\",\"rope_theta\":1e7,\"partial_rotary_factor\":0.25}}}",
+     "\"max_position_embeddings\":262144,\"rms_norm_eps\":1e-6," QWEN(
+         "512", "256",
+         "8") ",\"shared_expert_intermediate_size\":512,\"full_attention_interval\":4,"
+              "\"linear_num_key_heads\":16,\"linear_num_value_heads\":32,\"linear_key_head_dim\":"
+              "128,"
+              "\"linear_value_head_dim\":128,\"linear_conv_kernel_dim\":4,\"rope_parameters\":{"
+              "\"rope_type\":\"default\",\"rope_theta\":1e7,\"partial_rotary_factor\":0.25}}}",
      8, 40, 256, 34.66, 2.95, 3.15, 2.45},
     {"MiniMax-Text-01",
      DECODER("MiniMaxText01ForCausalLM", "200064", "6144", "80", "64", "8",
-             MIXTRAL("9216", "32", "2") ",\"head_dim\":128,\"rotary_dim\":64,"
-             "\"attn_type_list\":[" EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS
-             EIGHT_LAYERS "0,0,0,0,0,0,0,1]"),
+             MIXTRAL("9216", "32",
+                     "2") ",\"head_dim\":128,\"rotary_dim\":64,"
+                          "\"attn_type_list\":[" EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS
+                              EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS EIGHT_LAYERS
+                          "0,0,0,0,0,0,0,1]"),
      2, 80, 32, 456.1, 47.17, 169.87, 21.22},
     {"MiniMax-M2",
-     DECODER("MiniMaxM2ForCausalLM", "200064", "3072", "62", "48", "8",
-             MIXTRAL("1536", "256", "8") ",\"head_dim\":128,\"rotary_dim\":64,"
-             "\"use_qk_norm\":true,\"use_routing_bias\":true,\"scoring_func\":\"sigmoid\""),
+     DECODER(
+         "MiniMaxM2ForCausalLM", "200064", "3072", "62", "48", "8",
+         MIXTRAL(
+             "1536",
+             "256",
+             "8") ",\"head_dim\":128,\"rotary_dim\":64,"
+                  "\"use_qk_norm\":true,\"use_routing_bias\":true,\"scoring_func\":\"sigmoid\""),
      8, 62, 256, 228.7, 10.41, 14.16, 4.01},
     {"Switch-base-8", SWITCH("768", "12", "3072", "12", "8", "2"), 1, 12, 8, 0.6196, 0.1982, 4.719,
      0.1663},

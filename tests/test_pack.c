@@ -253,7 +253,9 @@ static void logits_are_those_of_the_blocks(void)
 {
     models_make();
     for (int i = 0; i < N_SOURCES; i++)
-        for (int type = i % 2; type < N_TYPES; type += i == 0 && !SANITIZED ? 1 : SANITIZED ? N_TYPES : 4)
+        for (int type = i % 2; type < N_TYPES; type += i == 0 && !SANITIZED ? 1
+                                                       : SANITIZED          ? N_TYPES
+                                                                            : 4)
             one_type(&sources[i], type);
 }
 

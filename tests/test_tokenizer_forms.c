@@ -531,7 +531,8 @@ static void lists_and_ranks(void)
     json_object_set_new(list, "word_split", json_string("V9"));
     tok = list_open(list, "");
     REQUIRE(tok);
-    CHECK_HAS(cf_tokenizer_refusal(tok), "word_split \"V9\" is not known, so no text can be encoded");
+    CHECK_HAS(cf_tokenizer_refusal(tok),
+              "word_split \"V9\" is not known, so no text can be encoded");
     cf_tokenizer_close(&tok);
     json_object_set_new(list, "pat_str", json_string(rule->patterns[0]));
     json_object_set_new(list, "vocab_size", json_integer(1412));
@@ -636,8 +637,9 @@ static void first_there_is(void)
     CHECK_INT(taken(&dir, "", &err), -1);
     put_fixture(&dir, FIXTURES "/tiny/kimi-k2/tiktoken.model", "a.tiktoken");
     CHECK_INT(taken(&dir, "a.tiktoken", &err), 1400);
-    CHECK_HAS(err.msg, "\"a\" is not known, so no text can be encoded: give token ids (--ids); known "
-                       "are gpt-2, olmo, ");
+    CHECK_HAS(err.msg,
+              "\"a\" is not known, so no text can be encoded: give token ids (--ids); known "
+              "are gpt-2, olmo, ");
     put_fixture(&dir, FIXTURES "/tiny/kimi-k2/tiktoken.model", "o200k_base.tiktoken");
     CHECK_INT(taken(&dir, "", &err), -2);
     CHECK_HAS(err.msg, "more than one rank file");

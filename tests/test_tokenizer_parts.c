@@ -389,7 +389,8 @@ static void malformed_files(void)
          "a model of type \"Unigram\" with a ByteLevel"},
         {META "\"vocab\":{}}}", "model.vocab is an object, not an array"},
         {META "\"vocab\":[[\"a\"]]}}", "model.vocab[0] is not a string and a score"},
-        {META "\"vocab\":[[\"a\",-1]],\"unk_id\":1}}", "model.unk_id 1 is outside the vocabulary of 1"},
+        {META "\"vocab\":[[\"a\",-1]],\"unk_id\":1}}",
+         "model.unk_id 1 is outside the vocabulary of 1"},
         {META "\"vocab\":[[\"a\",1e300]]}}", "model.vocab[0]: the score is too large"},
         {"{\"model\":{\"type\":\"WordPiece\"}}", "\"WordPiece\""},
         {"{\"model\":" MODEL "}", "pre_tokenizer has no ByteLevel"},
@@ -397,7 +398,8 @@ static void malformed_files(void)
          "pre_tokenizer 0 of type \"BertPreTokenizer\" is not supported yet (supported: Sequence,"},
         {"{\"model\":" MODEL ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\"}}",
          "pre_tokenizer 0.replacement is not U+2581"},
-        {"{\"model\":" MODEL ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"prepend_scheme\":\"x\"}}",
+        {"{\"model\":" MODEL
+         ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"prepend_scheme\":\"x\"}}",
          "pre_tokenizer 0.prepend_scheme \"x\" is not known"},
         {"{\"model\":" MODEL ",\"normalizer\":{\"type\":\"Precompiled\","
          "\"precompiled_charsmap\":\"A*==\"}}",

@@ -308,8 +308,9 @@ static void test_own_run(void)
     snprintf(history, sizeof history, "%s", tmp_path(&dir, "own.history"));
     tmp_write(ids, "3 100 17 4 4 98 7", 17);
     for (int warm = 0; warm < 2; warm++) {
-        snprintf(line, sizeof line, "%s %s --ids %s -n 40 --stats %s --trace %s --history %s >/dev/null",
-                 binary, flags, ids, stats, trace, history);
+        snprintf(line, sizeof line,
+                 "%s %s --ids %s -n 40 --stats %s --trace %s --history %s >/dev/null", binary,
+                 flags, ids, stats, trace, history);
         REQUIRE(system(line) == 0);
         snprintf(line, sizeof line, "%s --stats %s --slots 6", trace, stats);
         CHECK_INT(tune(line, &out), 0);
@@ -320,7 +321,8 @@ static void test_own_run(void)
             CHECK_HAS(out, ", which is all of the difference.");
         free(out);
     }
-    snprintf(line, sizeof line, "%s %s --ids %s -n 9 --stats %s >/dev/null", binary, flags, ids, other);
+    snprintf(line, sizeof line, "%s %s --ids %s -n 9 --stats %s >/dev/null", binary, flags, ids,
+             other);
     REQUIRE(system(line) == 0);
     snprintf(line, sizeof line, "%s --stats %s --slots 6", trace, other);
     fails(line, 1, "is of another run: it counts ");

@@ -40,7 +40,8 @@ static const char eval_help[] =
     "order\n"
     "  --json          the result as JSON\n"
     "\n"
-    "With --activations q8 the text is evaluated once more without, and the difference is said; what\n"
+    "With --activations q8 the text is evaluated once more without, and the difference is said; "
+    "what\n"
     "is written is of the first time.\n"
     "\n"
     "example:\n"
@@ -357,7 +358,8 @@ static int result_print(const eval *e)
                       (json_int_t)e->n_positions, "predicted", (json_int_t)e->predicted, "windows",
                       (json_int_t)e->windows, "ctx", (int)e->info.ctx, "bos", e->prefix >= 0, "nll",
                       e->nll, "perplexity", perplexity, "activations", e->rounded ? "q8" : "f32",
-                      "perplexity_f32_activations", e->rounded ? json_real(exact) : json_null(), "seconds", e->seconds, "tok_per_s", speed));
+                      "perplexity_f32_activations", e->rounded ? json_real(exact) : json_null(),
+                      "seconds", e->seconds, "tok_per_s", speed));
     cf_table *t = cf_table_create("ll");
     cf_table_cell(t, "perplexity");
     cf_table_cell(t, "%.4f", perplexity);

@@ -30,7 +30,8 @@ static const char mkmodel_help[] =
     "\n"
     "Writes a checkpoint of random weights: config.json, safetensors shards and their index. The\n"
     "bytes depend on the config, the seed and the tensors' names only. The directory appears when\n"
-    "it is complete. With --copy, the tensors of an existing model, a folder of safetensors files, are\n"
+    "it is complete. With --copy, the tensors of an existing model, a folder of safetensors files, "
+    "are\n"
     "written again.\n"
     "\n"
     "  --shape NAME        one of the shapes below\n"
@@ -317,10 +318,11 @@ static int copy_plan(mkmodel *m, cf_err *err)
     if (stat(m->copy, &st) < 0)
         return CF_FAIL(err, -errno, "--copy %s: %s", m->copy, cf_err_name(-errno));
     if (!S_ISDIR(st.st_mode))
-        return CF_FAIL(err, -ENOTDIR,
-                       "--copy takes a folder of *.safetensors files with their config.json; %s is a "
-                       "file (catflap pack makes a GGUF file of such a folder, not the reverse)",
-                       m->copy);
+        return CF_FAIL(
+            err, -ENOTDIR,
+            "--copy takes a folder of *.safetensors files with their config.json; %s is a "
+            "file (catflap pack makes a GGUF file of such a folder, not the reverse)",
+            m->copy);
     int rc = cf_safetensors_open(m->copy, &m->source, err);
     if (rc == 0)
         rc = copy_open_files(m, err);

@@ -296,7 +296,8 @@ static int token_emit(run *r, int32_t id, cf_err *err)
 static int prompt_process(run *r, cf_err *err)
 {
     if (!r->info.encoder)
-        return cf_session_extend(r->session, r->ids, (uint32_t)r->n_ids, CF_PHASE_PROMPT, NULL, err);
+        return cf_session_extend(r->session, r->ids, (uint32_t)r->n_ids, CF_PHASE_PROMPT, NULL,
+                                 err);
     uint32_t n = r->n_ids < UINT32_MAX ? (uint32_t)r->n_ids : UINT32_MAX;
     uint32_t n_decoder = r->n_decoder_ids < UINT32_MAX ? (uint32_t)r->n_decoder_ids : UINT32_MAX;
     int rc = cf_session_encode(r->session, r->ids, n, NULL, err);

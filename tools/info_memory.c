@@ -114,7 +114,8 @@ static uint32_t ram_shares(const cf_memory_plan *p, const cf_model *model, share
     uint32_t n = 0;
     for (uint32_t i = 0; i < p->n_ram; i++)
         share_add(list, &n, p->ram[i].bytes, p->ram[i].name, 0, 0);
-    share_add(list, &n, cf_cache_memory(model, p->shape.n_slots + p->shape.n_guess, p->shape.n_tier),
+    share_add(list, &n,
+              cf_cache_memory(model, p->shape.n_slots + p->shape.n_guess, p->shape.n_tier),
               "tables of the expert cache", 0, 0);
     if (!p->shape.in_place)
         share_add(list, &n, p->shape.n_slabs * p->shape.slab_bytes, "slabs", p->shape.n_slabs,
@@ -146,20 +147,23 @@ static void hold_print(const cf_memory_plan *p, FILE *out)
     if (!h->all_bytes)
         return;
     if (!rest)
-        fprintf(out, "  All that is streamed is held in RAM: once read, it is copied from there.\n");
-    else if (h->bytes)
         fprintf(out,
-                "  Of what is streamed, %s are held in RAM and copied from there, the same share of "
-                "each\n  matrix, so that copies and reads run side by side; the drive brings %s.\n",
-                cf_bytes_text(h->bytes, a, sizeof a), cf_bytes_text(rest, b, sizeof b));
+                "  All that is streamed is held in RAM: once read, it is copied from there.\n");
+    else if (h->bytes)
+        fprintf(
+            out,
+            "  Of what is streamed, %s are held in RAM and copied from there, the same share of "
+            "each\n  matrix, so that copies and reads run side by side; the drive brings %s.\n",
+            cf_bytes_text(h->bytes, a, sizeof a), cf_bytes_text(rest, b, sizeof b));
     else
         fprintf(out, "  None of what is streamed is held in RAM: --ram leaves no room.\n");
     if (p->total_records)
-        fprintf(out,
-                "  RAM goes to it first, beside %u slabs to read experts through: a byte held saves a "
-                "byte of each\n  token's reads, a byte of an expert's place only when that is "
-                "chosen.\n",
-                p->shape.n_slabs);
+        fprintf(
+            out,
+            "  RAM goes to it first, beside %u slabs to read experts through: a byte held saves a "
+            "byte of each\n  token's reads, a byte of an expert's place only when that is "
+            "chosen.\n",
+            p->shape.n_slabs);
     if (rest && p->ram_dense)
         fprintf(out, "  All of it would be held with --ram %" PRIu64 " (%s).\n", p->ram_dense,
                 cf_bytes_text(p->ram_dense, a, sizeof a));
@@ -197,7 +201,8 @@ static void ahead_print(const cf_memory_plan *p, const cf_model *model, bool pre
     uint64_t bytes;
     if (p->shape.n_slots >= p->total_records) {
         if (p->total_records)
-            fprintf(out, "  Each is read when it is first needed; nothing is streamed after that.\n");
+            fprintf(out,
+                    "  Each is read when it is first needed; nothing is streamed after that.\n");
         return;
     }
     cf_info_least_window(model, &steps, &bytes);
@@ -212,8 +217,9 @@ static void ahead_print(const cf_memory_plan *p, const cf_model *model, bool pre
         fprintf(out, "  Reads start when the router has chosen; no step lies between that and the "
                      "experts.\n");
     if (p->shape.n_guess)
-        fprintf(out, "  Choices are foreseen a layer ahead (--plan says which); what is not kept is "
-                     "read to the places for\n  guesses while the drive is idle.\n");
+        fprintf(out,
+                "  Choices are foreseen a layer ahead (--plan says which); what is not kept is "
+                "read to the places for\n  guesses while the drive is idle.\n");
     else if (prefetch && cf_predict_any(model))
         fprintf(out, "  Choices could be foreseen a layer ahead, but --vram leaves no place for "
                      "guesses.\n");
@@ -253,7 +259,8 @@ void cf_info_memory_print(const cf_info_memory *memory, const cf_model *model, F
         fprintf(out, "  Activations are rounded to 8 bits in %u of %u steps.\n\n", memory->q8_steps,
                 model->n_steps);
     else if (memory->activations_q8)
-        fprintf(out, "  --activations q8 changes nothing: no weights are stored in 8 bits or less.\n\n");
+        fprintf(out,
+                "  --activations q8 changes nothing: no weights are stored in 8 bits or less.\n\n");
     cf_table *t = cf_table_create("llr");
     shares_print(t, "VRAM", list, vram_shares(p, list), p->vram_budget, p->vram_chosen);
     cf_table_end_row(t);
@@ -316,17 +323,16 @@ json_t *cf_info_memory_json(const cf_info_memory *memory, const cf_model *model)
         "segment_bytes", (json_int_t)p->dense.segment_bytes, "vram_all_dense",
         (json_int_t)p->vram_dense, "held_bytes", (json_int_t)p->hold.bytes, "ram_all_dense",
         (json_int_t)p->ram_dense);
-    return json_pack("{s:o, s:s, s:i, s:i, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
-                     "device",
-                     json_sprintf("%s:%d", memory->device.backend, memory->device.index),
-                     "device_name", memory->device.name, "ctx", (int)p->ctx, "chunk", (int)p->chunk,
-                     "kv", cf_kv_name(p->kv_dtype), "activations",
-                     memory->activations_q8 && memory->q8_steps ? "q8" : "f32", "q8_steps",
-                     (json_int_t)(memory->activations_q8 ? memory->q8_steps : 0), "vram", vram, "ram", ram, "dense", dense, "slots",
-                     (json_int_t)p->shape.n_slots, "slot_bytes", (json_int_t)p->shape.slot_bytes,
-                     "guess_slots", (json_int_t)p->shape.n_guess, "slabs",
-                     (json_int_t)(p->shape.n_slabs + p->shape.n_tier), "records",
-                     (json_int_t)p->total_records,
-                     "vram_all_experts", (json_int_t)p->vram_all, "bytes_per_chunk_token",
-                     (json_int_t)chunk_token_bytes(model));
+    return json_pack(
+        "{s:o, s:s, s:i, s:i, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+        "device", json_sprintf("%s:%d", memory->device.backend, memory->device.index),
+        "device_name", memory->device.name, "ctx", (int)p->ctx, "chunk", (int)p->chunk, "kv",
+        cf_kv_name(p->kv_dtype), "activations",
+        memory->activations_q8 && memory->q8_steps ? "q8" : "f32", "q8_steps",
+        (json_int_t)(memory->activations_q8 ? memory->q8_steps : 0), "vram", vram, "ram", ram,
+        "dense", dense, "slots", (json_int_t)p->shape.n_slots, "slot_bytes",
+        (json_int_t)p->shape.slot_bytes, "guess_slots", (json_int_t)p->shape.n_guess, "slabs",
+        (json_int_t)(p->shape.n_slabs + p->shape.n_tier), "records", (json_int_t)p->total_records,
+        "vram_all_experts", (json_int_t)p->vram_all, "bytes_per_chunk_token",
+        (json_int_t)chunk_token_bytes(model));
 }

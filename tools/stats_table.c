@@ -111,8 +111,9 @@ static void io_print(const cf_stats *s, FILE *out)
         cf_table_end_row(t);
     }
     cf_table_cell(t, "guesses");
-    cf_table_cell(t, "%" PRIu64 " issued, %" PRIu64 " used, %" PRIu64 " late, %" PRIu64 " wasted, %" PRIu64
-                  " cancelled",
+    cf_table_cell(t,
+                  "%" PRIu64 " issued, %" PRIu64 " used, %" PRIu64 " late, %" PRIu64
+                  " wasted, %" PRIu64 " cancelled",
                   s->prefetch_issued, s->prefetch_used, s->prefetch_late, s->prefetch_wasted,
                   s->prefetch_cancelled);
     cf_table_end_row(t);

@@ -100,8 +100,8 @@ static json_t *layers_json(const cf_tune *t)
         size_t first = (size_t)cf_replay_headline(r) * r->n_moe;
         json_t *layers = json_array();
         for (uint32_t m = 0; m < r->n_moe; m++) {
-            json_t *o =
-                cf_tune_counts_json(&cf_tune_replay(t, t->best_policy, k, t->best_size)->layers[first + m]);
+            json_t *o = cf_tune_counts_json(
+                &cf_tune_replay(t, t->best_policy, k, t->best_size)->layers[first + m]);
             json_object_set_new(o, "layer", json_integer(r->layers[m]));
             json_array_append_new(layers, o);
         }

@@ -50,8 +50,8 @@ int cf_tune_own_make(cf_tune_own *own, const cf_routing *t, const char *trace, c
     if (rc < 0)
         return rc;
     if (!h->slots || !h->policy[0])
-        return CF_FAIL(err, -EINVAL, "%s does not say its slots and policy: there is no run to compare",
-                       trace);
+        return CF_FAIL(err, -EINVAL,
+                       "%s does not say its slots and policy: there is no run to compare", trace);
     rc = cf_replay_run(t, h->policy, &replay, 1, err);
     if (rc < 0)
         return rc;
@@ -59,7 +59,8 @@ int cf_tune_own_make(cf_tune_own *own, const cf_routing *t, const char *trace, c
     cf_replay_finish(&replay, 1);
     if (own->replay.lookups != own->run.lookups)
         return CF_FAIL(err, -EINVAL,
-                       "%s is of another run: it counts %" PRIu64 " lookups, the trace %s has %" PRIu64,
+                       "%s is of another run: it counts %" PRIu64
+                       " lookups, the trace %s has %" PRIu64,
                        path, own->run.lookups, trace, own->replay.lookups);
     return 0;
 }

@@ -51,10 +51,11 @@ static void traces_print(const cf_tune *t, FILE *out)
     for (uint32_t k = 0; k < t->n_traces; k++) {
         const cf_trace_header *h = &t->traces[k]->header;
         if (h->guess_slots)
-            fprintf(out,
-                    "%s was run with guesses (places for %u beside %u slots): its own hits exceed a "
-                    "replay's\nby those that were in time (--stats FILE, its statistics, compares).\n",
-                    file_name(t->paths[k]), h->guess_slots, h->slots);
+            fprintf(
+                out,
+                "%s was run with guesses (places for %u beside %u slots): its own hits exceed a "
+                "replay's\nby those that were in time (--stats FILE, its statistics, compares).\n",
+                file_name(t->paths[k]), h->guess_slots, h->slots);
         if (h->warm)
             fprintf(out, "%s was run with --history: its policy knew more than a replay's does.\n",
                     file_name(t->paths[k]));

@@ -156,7 +156,8 @@ static void attn_head_run(const cf_op_attn *op, const cf_row_info *row, const st
         if (op->cap > 0)
             score = op->cap * tanhf(score / op->cap);
         score *= a->sharpness;
-        cf_ref_softmax_add(&softmax, score, op->kv_dtype, a->v + c * a->v_cell_bytes, op->d_v, a->y);
+        cf_ref_softmax_add(&softmax, score, op->kv_dtype, a->v + c * a->v_cell_bytes, op->d_v,
+                           a->y);
     }
     cf_ref_softmax_end(&softmax, op->d_v, a->y);
 }

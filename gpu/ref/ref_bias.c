@@ -37,8 +37,8 @@ static void attn_bias_part(void *arg, uint64_t begin, uint64_t end)
             float score;
             cf_ref_dots(op->kv_dtype, (const uint8_t *)cf_ref_at(op->k) + at, op->d, &q, 1, &score);
             score = op->scale * score + bias_at(op, (int64_t)p - (int64_t)row.position, h);
-            cf_ref_softmax_add(&softmax, score, op->kv_dtype, (const uint8_t *)cf_ref_at(op->v) + at,
-                               op->d, y);
+            cf_ref_softmax_add(&softmax, score, op->kv_dtype,
+                               (const uint8_t *)cf_ref_at(op->v) + at, op->d, y);
         }
         cf_ref_softmax_end(&softmax, op->d, y);
     }

@@ -118,7 +118,8 @@ typedef struct vk_tile_class {
 
 static inline const vk_tile_class *tile_class(const vk_gpu *vk)
 {
-    static const vk_tile_class gpu = {GPU_GROUP, 64, 4, 4, 8, 1, 17}, cpu = {CPU_GROUP, 16, 8, 4, 8, 4, 0};
+    static const vk_tile_class gpu = {GPU_GROUP, 64, 4, 4, 8, 1, 17},
+                               cpu = {CPU_GROUP, 16, 8, 4, 8, 4, 0};
     return cpu_class(vk) ? &cpu : &gpu;
 }
 

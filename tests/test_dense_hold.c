@@ -75,12 +75,13 @@ static uint64_t batches_of(const oracle *p)
     return (p->n_prompt + CHUNK - 1) / CHUNK + WHOLE_RUN_DECODE;
 }
 
-/* The demo's prompt is long for plain C: three chunks of it, the last one not full. */
+/* The demo's prompt is long for plain C: three chunks of it (short: two), the last one not full. */
 static oracle *prompt_of(const char *dir)
 {
     oracle *p = oracle_load(dir);
-    if (p && p->n_prompt > 2 * CHUNK + 1)
-        p->n_prompt = 2 * CHUNK + 1;
+    uint32_t most = (in_short ? 1 : 2) * CHUNK + 1;
+    if (p && p->n_prompt > most)
+        p->n_prompt = most;
     return p;
 }
 
@@ -306,7 +307,9 @@ static void read_once(int kind)
     REQUIRE(cf_session_extend(s, p->prompt, p->n_prompt, CF_PHASE_PROMPT, NULL, &err) == 0);
     cf_engine_get_stats(e, &stats);
     CHECK_INT(stats.dense_bytes, e->plan.hold.all_bytes);
-    CHECK(stats.dense_copied_bytes > e->plan.hold.bytes);
+    /* The first chunk read, the last one may have been the first to need the head's. */
+    uint64_t chunks = (p->n_prompt + CHUNK - 1) / CHUNK;
+    CHECK(stats.dense_copied_bytes > (chunks - 2) * e->plan.hold.bytes);
     uint64_t reads = stats.dense_reads, copied = stats.dense_copied_bytes;
     for (uint64_t i = 1; i <= 3; i++) {
         REQUIRE(cf_session_extend(s, p->prompt, 1, CF_PHASE_DECODE, NULL, &err) == 0);
@@ -600,7 +603,7 @@ static void device_run(bool ref)
     static const char *const kinds[] = {"in place", "copied", "staged"};
     char name[160];
     for (int kind = COPIED; kind <= STAGED; kind++) {
-        for (unsigned i = 0; i < (ref && !in_short ? 4 : 2); i++) {
+        for (unsigned i = in_short ? 1 : 0; i < (ref && !in_short ? 4 : 2); i++) {
             if (kind == STAGED && i == 2)
                 continue; /* what streaming itself needs is more than it saves */
             snprintf(name, sizeof name, "%s %s, %s, at every --ram", device, dirs[i], kinds[kind]);
@@ -610,6 +613,8 @@ static void device_run(bool ref)
             continue;
         snprintf(name, sizeof name, "ref all is read once, %s", kinds[kind]);
         RUN_NAMED(name, read_once(kind));
+        if (in_short && kind == STAGED)
+            continue;
         for (uint32_t nth = 0; nth < 24; nth += in_short ? 12 : 5) {
             snprintf(name, sizeof name, "ref matrix %u fails, %s, all held", nth, kinds[kind]);
             RUN_NAMED(name, a_fill_fails(kind, 1, nth));

@@ -227,7 +227,7 @@ static void op_check(op_kind kind, bool is_ref)
     for (int i = 0; i < op_cases_count() && !check_case_failed; i++) {
         op_case *c = op_case_create(i);
         bool by_integers = vk_test_integers != VK_INTEGERS_BY_DEVICE;
-        if ((by_integers && !case_of_integers(c)) ||
+        if ((by_integers && (!case_of_integers(c) || !case_of_guises(c))) ||
             (vk_test_as_gpu && !by_integers && !case_of_gpus(c)) ||
             (ocl_test_guise != OCL_AS_IT_IS && !case_of_guises(c))) {
             /* the CPU's shapes tell as much */
@@ -284,8 +284,6 @@ static void guises_check(const cf_gpu_info *info)
     if (!strcmp(info->backend, "vulkan") && info->cpu) {
         vk_test_as_gpu = true;
         device_check(info, " as GPU");
-        vk_test_as_gpu = false;
-        vk_test_as_gpu = true;
         vk_test_integers = VK_INTEGERS_ALWAYS;
         device_check(info, " as GPU with integers");
         vk_test_as_gpu = false;

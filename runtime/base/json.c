@@ -96,7 +96,7 @@ fail:
 
 json_t *cf_json_load(const char *path, size_t max_bytes, uint32_t max_values, cf_err *err)
 {
-    size_t bytes;
+    size_t bytes = 0;
     char *text = file_read(path, max_bytes, &bytes, err);
     if (!text)
         return NULL;

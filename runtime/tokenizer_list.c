@@ -64,7 +64,7 @@ static int list_read(cf_tokenizer *tok, const json_t *root, const char *name, bo
             (bytes.n > TOK_ADDED_BYTES_MAX || cf_utf8_invalid(bytes.data, bytes.n) < bytes.n))
             CF_TRY(CF_FAIL(err, CF_EFORMAT, "%s: %s[%zu].bytes is not UTF-8 of at most %d bytes",
                            path, name, i, (int)TOK_ADDED_BYTES_MAX));
-        CF_TRY(special ? tok_added_define(tok, bytes.data, bytes.n, id, TOK_IS_SPECIAL, false, err)
+        CF_TRY(special ? tok_added_define(tok, bytes.data, bytes.n, id, TOK_IS_SPECIAL, NULL, err)
                        : tok_vocab_set(&tok->vocab, id, bytes.data, bytes.n, 0, err));
     }
 fail:

@@ -40,7 +40,7 @@ enum {
     MOST_SLABS = 64,
     STAGING_BYTES = 64 << 20, /* in slabs: twice what the ring has under way (64 reads of 512 KiB),
                                  for what is read and what is still being copied */
-    UNPACK_SLABS = 8,         /* of packs, one for each record that is decoded meanwhile */
+    UNPACK_SLABS = 8,         /* one for each record that workers check, decode or join meanwhile */
     GUESS_SHARE = 16, /* one place for a guess in so many, at most */
     ROW_CACHE_BYTES = 64 << 20, /* at most, unless a chunk needs more to be one batch */
     ENGINE_BYTES = 512 << 10,   /* rings, reads in flight, command lists: whatever the model */
@@ -486,13 +486,13 @@ static void ram_choose(cf_memory_plan *p, const cf_model *model, const cf_gpu_in
 }
 
 /* As many slabs as are of use; with bytes in RAM that save reads at stake, no more than two sets of a
- * layer's choice or than keep the drive (and what decodes records) at work. */
+ * layer's choice or than keep the drive (and what unpacks records) at work. */
 static uint32_t slabs_most(const cf_memory_plan *p, const cf_model *model)
 {
     if (!p->hold.all_bytes)
         return MOST_SLABS;
     uint64_t busy = MIN_SLABS + cf_ceil_div(STAGING_BYTES, p->shape.slab_bytes) +
-                    (model->pack ? UNPACK_SLABS : 0);
+                    (cf_cache_unpacks(model) ? UNPACK_SLABS : 0);
     return (uint32_t)cf_min_u64(cf_min_u64(busy, min_slots(model)), MOST_SLABS);
 }
 

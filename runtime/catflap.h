@@ -59,7 +59,7 @@ typedef struct cf_options {
     bool no_register; /* do not register slabs with the ring */
     bool no_import;   /* do not import host pages into the device */
     bool no_tier;     /* no RAM tier of experts: what leaves a slot is dropped */
-    uint32_t unpack_threads; /* that check and unpack records of packs; 0 = one a processor */
+    uint32_t unpack_threads; /* that check, decode and join records; 0 = one a processor */
     const struct cf_io_fault *fault;
     void (*on_experts_wait)(void *user); /* the engine thread is about to wait for a read */
     void *on_experts_wait_user;

@@ -554,8 +554,7 @@ static uint32_t experts_most(const cf_model *model)
     return experts;
 }
 
-/* Whether records need more than to be read. */
-static bool any_packed(const cf_model *model)
+bool cf_cache_unpacks(const cf_model *model)
 {
     bool packed = model->pack != NULL;
     for (uint32_t i = 0; i < model->n_moe; i++)
@@ -575,7 +574,7 @@ static uint64_t unpack_scratch(const cf_model *model)
 uint64_t cf_cache_memory(const cf_model *model, uint32_t n_slots, uint32_t n_tier)
 {
     uint32_t experts = experts_most(model);
-    return (any_packed(model) ? cf_unpack_memory(0, unpack_scratch(model)) : 0) +
+    return (cf_cache_unpacks(model) ? cf_unpack_memory(0, unpack_scratch(model)) : 0) +
            n_slots * (uint64_t)(sizeof(struct slot) + 2 * sizeof(struct slot *)) +
            model->n_moe * (uint64_t)sizeof(struct guess_share) +
            2 * CF_ROUTE_MAX_K * sizeof(struct guess) +
@@ -623,7 +622,7 @@ int cf_cache_create(cf_cache **out, const cf_cache_options *options, cf_err *err
     }
     for (uint32_t i = landings; i-- > 0 && !options->slots->shape.in_place;)
         c->free_landings[c->n_free_landings++] = i;
-    if (any_packed(options->model))
+    if (cf_cache_unpacks(options->model))
         CF_TRY(cf_unpack_create(&c->unpack, options->unpack_threads,
                                 unpack_scratch(options->model), err));
     cf_copier_fns fns = {slot_on_copy_submitted, slot_on_copy_finished, c};

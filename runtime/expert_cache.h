@@ -63,6 +63,8 @@ typedef struct cf_cache_stats {
 
 int cf_cache_create(cf_cache **out, const cf_cache_options *options, cf_err *err);
 void cf_cache_destroy(cf_cache **cache); /* waits for reads in flight; accepts NULL */
+/* Records are more than read: workers check, decode or join them (unpack.h). */
+bool cf_cache_unpacks(const cf_model *model);
 /* Host bytes of its tables. */
 uint64_t cf_cache_memory(const cf_model *model, uint32_t n_slots, uint32_t n_tier);
 

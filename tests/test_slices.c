@@ -553,6 +553,42 @@ static void scratch_is_counted(const char *dir)
     cf_model_free(&whole);
 }
 
+/* Records of 96 MiB, beside streamed weights that RAM holds: while one is joined the drive reads the
+ * next, so there is a slab for each, up to two sets of a layer's choice. Nothing is read here. */
+static void slabs_while_joining(const char *dir)
+{
+    enum { SLICE = 4 << 20 };
+    cf_err err = {0};
+    cf_memory_plan plan;
+    sized_model m;
+    cf_options o;
+    REQUIRE(sized_model_open(&m, dir));
+    for (uint32_t i = 0; i < m.model->n_moe; i++) {
+        cf_moe_def *d = &m.model->moe[i];
+        for (uint32_t k = 0; k < d->slices.n_cuts; k++) {
+            uint64_t bytes = (uint64_t)d->slices.n * SLICE;
+            d->slices.cuts[k].bytes = SLICE;
+            d->unpacked[k] = (cf_piece){.read_off = k * bytes, .off = k * bytes, .bytes = bytes};
+        }
+        d->unpacked_bytes = (uint64_t)d->n_extents * SLICE;
+        for (uint64_t k = 0; k < (uint64_t)d->experts * d->n_extents; k++)
+            d->extents[k] = (cf_extent){.off = k * SLICE, .bytes = SLICE};
+    }
+    cf_options_init(&o);
+    o.device = "ref";
+    o.memory = "discrete";
+    o.ctx = 64;
+    o.chunk = 16;
+    o.vram_bytes = o.ram_bytes = 8ull << 30;
+    REQUIRE(sized_plan(&m, &o, &plan, &err) == 0);
+    CHECK_INT(plan.hold.all_bytes, 0);
+    o.vram_bytes = plan.vram_min;
+    REQUIRE(sized_plan(&m, &o, &plan, &err) == 0);
+    CHECK(plan.hold.bytes > 0 && plan.hold.bytes == plan.dense.streamed_bytes);
+    CHECK_INT(plan.shape.n_slabs, 2 * m.model->moe[0].top_k);
+    sized_model_close(&m);
+}
+
 /* An index has one place for each name: files of slices are taken as they are. */
 static void index_gives_way(void)
 {
@@ -753,6 +789,7 @@ int main(int argc, char **argv)
     RUN_NAMED("one_rank", one_rank(o));
     RUN_NAMED("packs", packs(dir));
     RUN_NAMED("scratch_is_counted", scratch_is_counted(dir));
+    RUN_NAMED("slabs_while_joining", slabs_while_joining(dir));
     RUN_NAMED("it_is_said", it_is_said(dir));
     RUN(index_gives_way);
     RUN(missing_slices);

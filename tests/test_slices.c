@@ -406,28 +406,86 @@ static void on_device(const oracle *o, const char *dir, const char *device, bool
         }
 }
 
-/* The prompt's logits within the least of --vram, where dense weights are streamed too. */
-static float *least_run(const oracle *o, const char *dir)
+/* Where a layer's experts and its streamed weights meet: in one memory, in two, through staging
+ * buffers; with RAM that holds none of the streamed weights, some or all (share: of that RAM). */
+typedef struct meeting {
+    const char *memory;
+    bool no_import;
+    double share;
+    bool fails; /* some slices cannot be read at first */
+} meeting;
+
+/* Within the least of --vram, where dense weights are streamed too; false where that is not so. */
+static bool meeting_options(const sized_model *m, const meeting *way, cf_options *o)
+{
+    cf_err err = {0};
+    cf_memory_plan plan;
+    cf_options_init(o);
+    o->device = "ref";
+    o->memory = way->memory;
+    o->no_import = way->no_import;
+    o->ctx = 64;
+    o->chunk = 5;
+    o->threads = 2;
+    o->kv = "f32";
+    o->check = true;
+    o->vram_bytes = o->ram_bytes = 64u << 20;
+    must(sized_plan(m, o, &plan, &err) == 0);
+    o->vram_bytes = plan.vram_min;
+    must(sized_plan(m, o, &plan, &err) == 0);
+    o->ram_bytes = plan.ram_min;
+    must(sized_plan(m, o, &plan, &err) == 0);
+    if (plan.ram_dense)
+        o->ram_bytes += (uint64_t)((double)(plan.ram_dense - plan.ram_min) * way->share);
+    must(sized_plan(m, o, &plan, &err) == 0);
+    bool discrete = strcmp(way->memory, "discrete") == 0;
+    CHECK_INT(plan.hold.bytes > 0, discrete && way->share > 0);
+    return plan.dense.n_streamed > 0;
+}
+
+/* Sessions end in a sentence until the fault has passed; its page is one of several slices. */
+static void fail_first(const oracle *o, cf_engine *e)
+{
+    int failed = 0, rc = -EIO;
+    for (int i = 0; i < 30 && rc < 0; i++) {
+        cf_err err = {0};
+        cf_session *s = NULL;
+        must(cf_session_create(&s, e, &err) == 0);
+        rc = cf_session_extend(s, o->prompt, o->n_prompt, CF_PHASE_PROMPT, NULL, &err);
+        CHECK(rc == 0 || rc == -EIO);
+        if (rc < 0)
+            CHECK_HAS(err.msg, "failed twice");
+        failed += rc < 0;
+        cf_session_destroy(&s);
+    }
+    CHECK_INT(rc, 0);
+    CHECK(failed > 0);
+}
+
+/* The prompt's logits. */
+static float *meeting_run(const oracle *o, const char *dir, const meeting *way)
 {
     cf_err err = {0};
     cf_engine *e = NULL;
     cf_session *s = NULL;
+    cf_stats stats;
     cf_options options;
-    cf_options_init(&options);
-    options.device = "ref";
-    options.ctx = 64;
-    options.chunk = 16;
-    options.threads = 2;
-    options.vram_bytes = options.ram_bytes = 64u << 20;
-    must(cf_engine_open(&e, dir, &options, &err) == 0);
-    options.vram_bytes = e->plan.vram_min;
-    cf_engine_close(&e);
+    sized_model m;
+    cf_io_fault fault = {.eio_times = 20};
+    must(sized_model_open(&m, dir));
+    CHECK(meeting_options(&m, way, &options));
+    const cf_moe_def *d = &m.model->moe[0];
+    const cf_extent *x = &d->extents[d->n_extents / 2];
+    fault.eio_file = x->file;
+    fault.eio_off = (int64_t)(x->off + x->bytes / 2);
+    if (way->fails)
+        options.fault = &fault;
     oracle_run *r = oracle_run_new(o);
     int rc = cf_engine_open(&e, dir, &options, &err);
-    if (rc == 0) {
-        CHECK(e->plan.dense.n_streamed > 0);
+    if (rc == 0 && way->fails)
+        fail_first(o, e);
+    if (rc == 0)
         rc = cf_session_create(&s, e, &err);
-    }
     if (rc == 0)
         rc = oracle_run_prompt(r, s, 5, &err);
     CHECK_STR(err.msg, "");
@@ -435,18 +493,32 @@ static float *least_run(const oracle *o, const char *dir)
     float *logits = rc == 0 ? malloc(bytes) : NULL;
     if (logits)
         memcpy(logits, r->logits, bytes);
+    if (e) {
+        cf_engine_get_stats(e, &stats);
+        CHECK(stats.ram_peak <= options.ram_bytes && stats.vram_peak <= options.vram_bytes);
+        CHECK(!cf_cache_verify(e->cache));
+    }
     cf_session_destroy(&s);
     cf_engine_close(&e);
     oracle_run_free(r);
+    sized_model_close(&m);
     return logits;
 }
 
 static void dense_streamed_beside(const oracle *o, const char *dir)
 {
-    float *want = least_run(o, fixture), *have = least_run(o, dir);
-    CHECK(want && have && memcmp(want, have, sizeof(float) * o->n_prompt * o->vocab) == 0);
+    static const meeting ways[] = {
+        {"auto", false, 0, false},     {"auto", false, 0, true},
+        {"discrete", false, 0, false}, {"discrete", false, 0.5, true},
+        {"discrete", false, 1, false}, {"discrete", false, 1, true},
+        {"discrete", true, 0.5, true}, {"discrete", true, 1, false}};
+    float *want = meeting_run(o, fixture, &ways[0]);
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+        float *have = meeting_run(o, dir, &ways[i]);
+        CHECK(want && have && memcmp(want, have, sizeof(float) * o->n_prompt * o->vocab) == 0);
+        free(have);
+    }
     free(want);
-    free(have);
 }
 
 /* Few slices, and the down projection cut into rows: the shape says which. */

@@ -507,11 +507,10 @@ static float *meeting_run(const oracle *o, const char *dir, const meeting *way)
 
 static void dense_streamed_beside(const oracle *o, const char *dir)
 {
-    static const meeting ways[] = {
-        {"auto", false, 0, false},     {"auto", false, 0, true},
-        {"discrete", false, 0, false}, {"discrete", false, 0.5, true},
-        {"discrete", false, 1, false}, {"discrete", false, 1, true},
-        {"discrete", true, 0.5, true}, {"discrete", true, 1, false}};
+    static const meeting ways[] = {{"auto", false, 0, false},     {"auto", false, 0, true},
+                                   {"discrete", false, 0, false}, {"discrete", false, 0.5, true},
+                                   {"discrete", false, 1, false}, {"discrete", false, 1, true},
+                                   {"discrete", true, 0.5, true}, {"discrete", true, 1, false}};
     float *want = meeting_run(o, fixture, &ways[0]);
     for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
         float *have = meeting_run(o, dir, &ways[i]);
@@ -625,8 +624,8 @@ static void scratch_is_counted(const char *dir)
     cf_model_free(&whole);
 }
 
-/* Records of 96 MiB, beside streamed weights that RAM holds: while one is joined the drive reads the
- * next, so there is a slab for each, up to two sets of a layer's choice. Nothing is read here. */
+/* Records of 96 MiB, beside streamed weights that RAM holds: while one is joined the drive reads
+ * the next, so there is a slab for each, up to two sets of a layer's choice. Nothing is read. */
 static void slabs_while_joining(const char *dir)
 {
     enum { SLICE = 4 << 20 };

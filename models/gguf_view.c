@@ -223,20 +223,29 @@ static int map_biases(const view *v, const cf_gguf_name *rule)
                   : alias_add(v, name, 2, (const uint64_t[2]){v->s->experts, v->t->shape[1]}, 0);
 }
 
+/* What is of experts, or of one: are there any? */
+static int experts_check(const view *v)
+{
+    const cf_gguf_source *s = v->s;
+    if (s->arch->paired && v->name.block % 2)
+        return CF_FAIL(v->err, CF_EFORMAT, "%s: tensor %s: odd blocks have no experts", s->path,
+                       v->t->name);
+    if (v->name.numbered && v->name.number >= s->experts)
+        return CF_FAIL(v->err, CF_EFORMAT, "%s: tensor %s: \"%s.expert_count\" is %u", s->path,
+                       v->t->name, s->arch->name, s->experts);
+    return 0;
+}
+
 static int map_experts(const view *v, const cf_gguf_name *rule)
 {
     char wanted[96];
     const cf_tensor *t = v->t;
     uint32_t experts = v->s->experts, bias = strcmp(v->name.suffix, ".bias") == 0;
-    if (v->s->arch->paired && v->name.block % 2)
-        return CF_FAIL(v->err, CF_EFORMAT, "%s: tensor %s: odd blocks have no experts", v->s->path,
-                       t->name);
-    if (v->name.numbered) {
-        if (v->name.number >= experts)
-            return CF_FAIL(v->err, CF_EFORMAT, "%s: tensor %s: \"%s.expert_count\" is %u",
-                           v->s->path, t->name, v->s->arch->name, experts);
+    int rc = experts_check(v);
+    if (rc < 0)
+        return rc;
+    if (v->name.numbered)
         return expert_add(v, rule, v->name.number, 0, 1);
-    }
     bool spare = v->s->arch->spare_expert && t->shape[0] == experts + 1ull;
     if (t->n_dims != 3 - bias || (t->shape[0] != experts && !spare)) {
         snprintf(wanted, sizeof wanted, "%u experts with %s each", experts,
@@ -245,12 +254,9 @@ static int map_experts(const view *v, const cf_gguf_name *rule)
     }
     if (bias)
         return map_biases(v, rule);
-    for (uint32_t e = 0; e < experts; e++) {
-        int rc = expert_add(v, rule, e, 0, 1);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
+    for (uint32_t e = 0; e < experts && rc == 0; e++)
+        rc = expert_add(v, rule, e, 0, 1);
+    return rc;
 }
 
 static const char *const halves[2] = {"blk.ffn_gate_exps", "blk.ffn_up_exps"};
@@ -263,15 +269,14 @@ static int map_gate_up(const view *v)
     const cf_gguf_name *rules[2] = {name_find(v->s->arch, halves[0]),
                                     name_find(v->s->arch, halves[1])};
     bool spare = v->s->arch->spare_expert && t->shape[0] == experts + 1ull;
+    int rc = experts_check(v);
+    if (rc < 0)
+        return rc;
     if (t->n_dims != 3 - bias || (t->shape[0] != experts && !spare) || t->shape[1] % 2)
         return shape_refuse(v, "experts with an even number of rows each");
-    for (uint32_t e = 0; e < experts; e++)
-        for (uint32_t part = 0; part < 2; part++) {
-            int rc = expert_add(v, rules[part], e, part, 2);
-            if (rc < 0)
-                return rc;
-        }
-    return 0;
+    for (uint32_t i = 0; i < 2 * experts && rc == 0; i++)
+        rc = expert_add(v, rules[i % 2], i / 2, i % 2, 2);
+    return rc;
 }
 
 static bool is_experts(const cf_gguf_name *rule)
@@ -294,6 +299,9 @@ static int map_scale(const view *v, const cf_gguf_name *rule)
     bool both = rule->kind == CF_NAME_GATE_UP, alone = v->name.numbered || !is_experts(rule);
     uint64_t n = alone ? 1 : v->s->experts;
     bool spare = !alone && v->s->arch->spare_expert && t->shape[0] == n + 1;
+    int rc = is_experts(rule) ? experts_check(v) : 0;
+    if (rc < 0)
+        return rc;
     if (t->n_dims != 1 || (t->shape[0] != n && !spare)) {
         snprintf(wanted, sizeof wanted, "[%" PRIu64 "]", n);
         return shape_refuse(v, wanted);
@@ -306,7 +314,7 @@ static int map_scale(const view *v, const cf_gguf_name *rule)
         const cf_gguf_name *to = both ? name_find(v->s->arch, halves[i & 1]) : rule;
         if (is_experts(rule))
             numbers[1] = v->name.numbered ? v->name.number : (uint32_t)(i >> both);
-        int rc = alias_print(v, to->to, numbers, false, name);
+        rc = alias_print(v, to->to, numbers, false, name);
         if (rc == 0 && strlen(name) + sizeof CF_GGUF_SCALE >= MAX_TEXT)
             rc = CF_FAIL(v->err, CF_EFORMAT, "%s: tensor %s: its name is too long", v->s->path,
                          t->name);

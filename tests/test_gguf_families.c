@@ -1161,12 +1161,17 @@ static void linear_factor(const tmp_dir *tmp)
     cf_model_free(&m[1]);
 }
 
-/* Keys that would only move numbers, of models that are not known. */
+/* Keys that would only move numbers, of models not known; what would be of another block. */
 static void refused(const tmp_dir *tmp)
 {
     static const key warm[] = {{"attention.temperature_scale", 'f', "=0.1"}, {0}};
     static const key scaled[] = {{"attention.output_scale", 'f', "=0.5"}, {0}};
+    static const name odd_scale[] = {{"blk.1.ffn_gate_exps.scale", "model.norm.weight", FLOATS},
+                                     {0}};
+    static const name odd_both[] = {{"blk.1.ffn_gate_up_exps.weight", "lm_head.weight", COPY}, {0}};
     static const family cases[] = {
+        {"longcat_ngram", "longcat-flash", {longcat_keys}, {longcat_names, odd_scale}, PAIRED},
+        {"longcat_ngram", "longcat-flash", {longcat_keys}, {longcat_names, odd_both}, PAIRED},
         {"deepseek_v2_lite",
          "deepseek2",
          {warm, v2_keys, common_keys, deepseek_keys},
@@ -1178,9 +1183,11 @@ static void refused(const tmp_dir *tmp)
          {grok2_names, plain_qk, minimax_names},
          0}};
     static const char *const why[] = {
+        "tensor blk.1.ffn_gate_exps.scale: odd blocks have no experts",
+        "tensor blk.1.ffn_gate_up_exps.weight: odd blocks have no experts",
         "\"deepseek2.attention.temperature_scale\" is 0.1, only 0 is known",
         "\"grok.attention.output_scale\" is 0.5, only 0.25 is known"};
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char dir[200];
         cf_err err = {0};
         cf_model *m = NULL;

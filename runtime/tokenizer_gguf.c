@@ -120,10 +120,13 @@ static int token_set(source *s, int32_t id)
     if (!special && type != TYPE_USER)
         return normal_set(s, id, text, type);
     uint8_t flags = special ? TOK_IS_SPECIAL : 0;
-    /* Too long to be looked for in a text, or of no text at all: it has an id all the same. */
-    if (text.bytes == 0 || text.bytes > TOK_ADDED_BYTES_MAX / 4)
+    /* Too long to be looked for in a text, of no text at all, or of what no text has (a part of a
+     * character, which would cut one in two): it has an id all the same. */
+    if (text.bytes == 0 || text.bytes > TOK_ADDED_BYTES_MAX / 4 ||
+        cf_utf8_invalid(text.at, text.bytes) < text.bytes)
         return tok_vocab_set(&s->tok->vocab, id, text.at, text.bytes,
-                             (uint8_t)(TOK_ADDED | (special ? TOK_SPECIAL : 0)), s->err);
+                             (uint8_t)(TOK_ADDED | TOK_UNUSED | (special ? TOK_SPECIAL : 0)),
+                             s->err);
     return tok_added_define(s->tok, text.at, text.bytes, id, flags, NULL, s->err);
 }
 

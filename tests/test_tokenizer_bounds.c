@@ -512,6 +512,61 @@ static void put_texts(tok_buf *b, const char *key, const char *const *texts, siz
         put_string(b, texts[i]);
 }
 
+/* A list of n numbers of 4 bytes. */
+static void put_words(tok_buf *b, const char *key, uint32_t type, const void *words, size_t n)
+{
+    put_string(b, key);
+    put_number(b, 9, 4);
+    put_number(b, type, 4);
+    put_number(b, n, 8);
+    if (tok_buf_add(b, words, 4 * n, NULL) < 0)
+        exit(1);
+}
+
+/* A user-defined token that is a part of a character, the last byte of all texts: nothing is read
+ * behind it (the sanitizer sees it), and no character is cut in two. */
+static void half_a_character(void)
+{
+    static const char *const tokens[] = {"<unk>", "0123456789abcdefghij", "0123456789ABCDEFGHIJKL",
+                                         "0123456789abcdef", "\xf0"};
+    static const uint32_t types[] = {2, 1, 1, 1, 4};
+    static const float scores[] = {0, -1, -2, -3, -4};
+    tok_buf file = {0};
+    cf_catalogue *cat = NULL;
+    cf_gguf *meta = NULL;
+    cf_tokenizer *tok = NULL;
+    cf_err err = {0};
+    put(&file, "GGUF");
+    put_number(&file, 3, 4);
+    put_number(&file, 0, 8); /* tensors */
+    put_number(&file, 4, 8);
+    put_string(&file, "tokenizer.ggml.model");
+    put_number(&file, 8, 4);
+    put_string(&file, "t5");
+    put_texts(&file, "tokenizer.ggml.tokens", tokens, 5);
+    put_words(&file, "tokenizer.ggml.token_type", 5, types, 5);
+    put_words(&file, "tokenizer.ggml.scores", 6, scores, 5);
+    CHECK_INT(cf_gguf_parse(&cat, &meta, 0, "g", (const uint8_t *)file.data, file.n, file.n, &err),
+              0);
+    if (meta) {
+        CHECK_INT(cf_tokenizer_parse_gguf(meta, &cf_tokenizer_rules_known, "g", &tok, &err), 0);
+        CHECK_STR(err.msg, "");
+    }
+    if (tok) {
+        int32_t ids[8];
+        size_t n = 0, bytes = 0;
+        CHECK_INT(tok->vocab.text.n, tok->vocab.text.size);
+        CHECK_INT(cf_tokenizer_encode(tok, "\xf0\x9f\x98\x80", 4, 0, ids, 8, &n, &err), 0);
+        for (size_t i = 0; i < n; i++)
+            CHECK(ids[i] != 4);
+        CHECK(n > 0 && memcmp(cf_tokenizer_piece(tok, 4, &bytes), "\xf0", 1) == 0 && bytes == 1);
+    }
+    cf_tokenizer_close(&tok);
+    cf_gguf_close(&meta);
+    cf_catalogue_close(&cat);
+    tok_buf_finish(&file);
+}
+
 static void merges_of_a_gguf(void)
 {
     static const char *const tokens[] = {"a", "b", "ab"}, *const merges[] = {"a b", "a ab"};
@@ -558,6 +613,7 @@ int main(void)
     RUN(hashes_are_not_known);
     RUN(sentences);
     RUN(files_beside);
+    RUN(half_a_character);
     RUN(merges_of_a_gguf);
     return check_done();
 }

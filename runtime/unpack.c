@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <zstd.h>
 
-#include "runtime/base/clock.h"
 #include "runtime/base/machine.h"
 #include "runtime/base/threads.h"
 
@@ -28,7 +27,6 @@ struct cf_unpack {
     pthread_cond_t wake;
     bool stop;
     cf_unpack_job *head, **tail;
-    uint64_t busy_ns;
 };
 
 static uint32_t threads_resolve(uint32_t threads)
@@ -98,12 +96,9 @@ static void *worker_main(void *arg)
         if (!u->head)
             u->tail = &u->head;
         pthread_mutex_unlock(&u->lock);
-        uint64_t begin = cf_clock_ns();
         job_run(w, job);
-        uint64_t ns = cf_clock_ns() - begin;
         job->done(job, job->user); /* the job may be pushed again from here on */
         pthread_mutex_lock(&u->lock);
-        u->busy_ns += ns;
     }
     pthread_mutex_unlock(&u->lock);
     return NULL;
@@ -177,12 +172,4 @@ void cf_unpack_push(cf_unpack *u, cf_unpack_job *job)
     u->tail = &job->next;
     pthread_cond_signal(&u->wake);
     pthread_mutex_unlock(&u->lock);
-}
-
-uint64_t cf_unpack_busy_ns(cf_unpack *u)
-{
-    pthread_mutex_lock(&u->lock);
-    uint64_t ns = u->busy_ns;
-    pthread_mutex_unlock(&u->lock);
-    return ns;
 }

@@ -35,7 +35,6 @@ struct cf_unpack_job {
 int cf_unpack_create(cf_unpack **out, uint32_t threads, uint64_t scratch_bytes, cf_err *err);
 void cf_unpack_destroy(cf_unpack **unpack); /* finishes what was pushed; accepts NULL */
 void cf_unpack_push(cf_unpack *unpack, cf_unpack_job *job);
-uint64_t cf_unpack_busy_ns(cf_unpack *unpack); /* of all workers together */
 uint64_t cf_unpack_memory(uint32_t threads, uint64_t scratch_bytes); /* host bytes, by estimate */
 
 #endif

@@ -43,21 +43,36 @@ const cf_tokenizer_rule *tok_rule_find(const cf_tokenizer_rules *rules, const ch
     return NULL;
 }
 
+/* The name of a rule that a sentence has, or NULL: the first, as the others go by the same patterns
+ * and a sentence has an end; where names have a prefix, the first of those, behind it. */
+static const char *rule_name(const cf_tokenizer_rule *rule, const char *prefix)
+{
+    const char *at = rule->names;
+    size_t n = strlen(prefix);
+    while (*at && strncmp(at, prefix, n) != 0) {
+        at += strcspn(at, " ");
+        at += strspn(at, " ");
+    }
+    return *at ? at + n : NULL;
+}
+
 void tok_rule_refuse(cf_tokenizer *tok, const cf_tokenizer_rules *rules, const char *path,
-                     const char *what, const char *name, size_t n)
+                     const char *what, const char *prefix, const char *name, size_t n)
 {
     char quoted[TOK_QUOTE_SIZE], known[400];
     size_t at = 0;
     known[0] = 0;
-    /* The first name of each: the others go by the same patterns, and a sentence has an end. */
-    for (uint32_t i = 0; rules && i < rules->n && at < sizeof known; i++)
-        at += (size_t)snprintf(known + at, sizeof known - at, "%s%.*s", i ? ", " : "",
-                               (int)strcspn(rules->rules[i].names, " "), rules->rules[i].names);
+    for (uint32_t i = 0; rules && i < rules->n && at < sizeof known; i++) {
+        const char *one = rule_name(&rules->rules[i], prefix);
+        if (one)
+            at += (size_t)snprintf(known + at, sizeof known - at, "%s%.*s", at ? ", " : "",
+                                   (int)strcspn(one, " "), one);
+    }
     CF_FAIL(
         &tok->refusal, CF_EFORMAT,
         "%s: %s \"%s\" is not known, so no text can be encoded: give token ids (--ids); known are "
-        "%s, and names for the same",
-        path, what, tok_quote(name, n, quoted), known);
+        "%s%s",
+        path, what, tok_quote(name, n, quoted), known, *prefix ? "" : ", and names for the same");
 }
 
 int tok_rule_apply(cf_tokenizer *tok, const cf_tokenizer_rule *rule, const char *path, cf_err *err)

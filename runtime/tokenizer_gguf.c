@@ -237,7 +237,7 @@ static int rule_get(const source *s, const cf_tokenizer_rules *rules,
     if (!*rule && !named)
         *rule = tok_rule_find(rules, "default", 7);
     if (!*rule)
-        tok_rule_refuse(s->tok, rules, s->path, KEY("pre"), named ? name.at : "",
+        tok_rule_refuse(s->tok, rules, s->path, KEY("pre"), "", named ? name.at : "",
                         named ? name.bytes : 0);
     return 0;
 }

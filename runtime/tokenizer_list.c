@@ -76,6 +76,7 @@ int tok_list_read(cf_tokenizer *tok, const json_t *root, const cf_tokenizer_rule
                   const char *path, cf_err *err)
 {
     static const cf_tokenizer_rule none = {.names = ""};
+    static const char prefix[] = "word-split-";
     const json_t *split = json_object_get(root, "word_split"), *size;
     const json_t *pattern = json_object_get(root, "pat_str");
     const cf_tokenizer_rule *rule, own = {.names = "", .patterns = {json_string_value(pattern)}};
@@ -83,10 +84,10 @@ int tok_list_read(cf_tokenizer *tok, const json_t *root, const cf_tokenizer_rule
     int rc = 0;
     if (!json_is_string(split) || json_string_length(split) > 32)
         return CF_FAIL(err, CF_EFORMAT, "%s: word_split is not a name", path);
-    snprintf(name, sizeof name, "word-split-%s", json_string_value(split));
+    snprintf(name, sizeof name, "%s%s", prefix, json_string_value(split));
     rule = own.patterns[0] ? &own : tok_rule_find(rules, name, strlen(name));
     if (!rule) {
-        tok_rule_refuse(tok, rules, path, "word_split", json_string_value(split),
+        tok_rule_refuse(tok, rules, path, "word_split", prefix, json_string_value(split),
                         json_string_length(split));
         rule = &none;
     }

@@ -158,7 +158,7 @@ int cf_tokenizer_parse_ranks(const char *text, size_t bytes, const char *rule,
     if (!tok)
         return bytes > TOK_FILE_BYTES_MAX ? CF_ELIMIT : -ENOMEM;
     if (!found) {
-        tok_rule_refuse(tok, rules, path, "a rank file split like", rule, strlen(rule));
+        tok_rule_refuse(tok, rules, path, "a rank file split like", "", rule, strlen(rule));
         found = &none;
     }
     return give(tok, tok_tiktoken_read(tok, text, bytes, found, path, err), out, err);

@@ -533,6 +533,8 @@ static void lists_and_ranks(void)
     REQUIRE(tok);
     CHECK_HAS(cf_tokenizer_refusal(tok),
               "word_split \"V9\" is not known, so no text can be encoded");
+    CHECK_HAS(cf_tokenizer_refusal(tok), "known are V1"); /* and no rule of another kind of file */
+    CHECK(!strstr(cf_tokenizer_refusal(tok), "gpt"));
     cf_tokenizer_close(&tok);
     json_object_set_new(list, "pat_str", json_string(rule->patterns[0]));
     json_object_set_new(list, "vocab_size", json_integer(1412));

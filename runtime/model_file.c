@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "runtime/base/lfs.h"
 
 static int file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, cf_err *err)
 {
@@ -38,6 +39,7 @@ static int file_read(const char *path, size_t max_bytes, char **text, size_t *by
         *bytes += (size_t)n;
     }
     (*text)[*bytes] = 0;
+    CF_TRY(cf_lfs_refuse(path, *text, *bytes, *bytes, err));
 fail:
     close(fd);
     if (rc < 0) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "runtime/base/json.h"
+#include "runtime/base/lfs.h"
 #include "runtime/model_file.h"
 #include "runtime/tokenizer_parts.h"
 
@@ -49,6 +50,7 @@ static int file_read(const char *path, bool optional, tok_buf *out, cf_err *err)
             break; /* shorter than it was: what is there decides */
         out->n += (size_t)n;
     }
+    CF_TRY(cf_lfs_refuse(path, out->data, out->n, out->n, err));
 fail:
     close(fd);
     return rc;

@@ -22,6 +22,7 @@
 #include <xxhash.h>
 
 #include "runtime/base/align.h"
+#include "runtime/base/lfs.h"
 
 enum { CHUNK_BYTES = 1 << 16, TABLE_MIN = 64 };
 
@@ -351,6 +352,13 @@ int cf_header_read(int fd, const char *path, uint64_t off, void *dst, size_t byt
     return 0;
 }
 
+static int pointer_check(int fd, const char *path, uint64_t bytes, cf_err *err)
+{
+    char begin[CF_LFS_BEGIN_BYTES];
+    ssize_t n = pread(fd, begin, sizeof begin, 0);
+    return n < 0 ? 0 : cf_lfs_refuse(path, begin, (size_t)n, bytes, err); /* readers say why not */
+}
+
 /* Returns a descriptor of a regular file. O_NONBLOCK: a pipe in its place must not hang us. */
 int cf_header_open(const char *path, uint64_t *bytes, cf_err *err)
 {
@@ -363,6 +371,8 @@ int cf_header_open(const char *path, uint64_t *bytes, cf_err *err)
         CF_FAIL(err, rc, "cannot stat %s: %s", path, strerror(-rc));
     else if (!S_ISREG(st.st_mode))
         rc = CF_FAIL(err, CF_EFORMAT, "%s is not a regular file", path);
+    else
+        rc = pointer_check(fd, path, (uint64_t)st.st_size, err);
     if (rc < 0) {
         close(fd);
         return rc;

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "runtime/base/lfs.h"
+
 enum { DEPTH_MAX = 1024 }; /* below the parser's own, which recurses */
 
 int cf_json_check_bounds(const char *path, const char *text, size_t bytes, uint32_t max_depth,
@@ -44,6 +46,8 @@ json_t *cf_json_parse(const char *path, const char *text, size_t bytes, size_t f
                       uint32_t max_values, cf_err *err)
 {
     json_error_t e;
+    if (cf_lfs_refuse(path, text, bytes, bytes, err) < 0)
+        return NULL;
     if (cf_json_check_bounds(path, text, bytes, DEPTH_MAX, max_values, err) < 0)
         return NULL;
     json_t *root = json_loadb(text, bytes, flags, &e);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "models/gguf.h"
 #include "models/open_pack.h"
@@ -153,6 +154,45 @@ static int gguf_find(const char *dir, char *path, size_t size, cf_err *err)
     return 1;
 }
 
+enum { BELOW_ENTRIES_MAX = 2000 }; /* a home folder is not walked */
+
+/* A folder below dir, at most `depth` folders down, that holds a config.json. Of several beside one
+ * another the first by name. */
+static bool model_below(const char *dir, unsigned depth, unsigned *entries, char *found, size_t size)
+{
+    bool any = false;
+    DIR *d = opendir(dir);
+    for (const struct dirent *e; d && (e = readdir(d)) && (*entries)++ < BELOW_ENTRIES_MAX;) {
+        char path[MAX_DIR_BYTES + 600], deeper[MAX_DIR_BYTES + 600];
+        if (e->d_name[0] == '.' ||
+            snprintf(path, sizeof path, "%s/%s/config.json", dir, e->d_name) >= (int)sizeof path)
+            continue;
+        struct stat st;
+        bool here = stat(path, &st) == 0 && S_ISREG(st.st_mode);
+        path[strlen(path) - strlen("/config.json")] = 0;
+        if (here && (!any || strcmp(path, found) < 0))
+            snprintf(found, size, "%s", path);
+        any |= here;
+        if (!any && depth > 1 && model_below(path, depth - 1, entries, deeper, sizeof deeper)) {
+            snprintf(found, size, "%s", deeper);
+            any = true;
+        }
+    }
+    if (d)
+        closedir(d);
+    return any;
+}
+
+/* The commonest wrong path is a folder above or beside the model. */
+static int no_model_here(const char *dir, cf_err *err)
+{
+    char found[MAX_DIR_BYTES + 600];
+    unsigned entries = 0;
+    bool below = model_below(dir, 2, &entries, found, sizeof found);
+    return CF_FAIL(err, -ENOENT, "%s holds no model: neither a config.json nor a GGUF file%s%.120s%s",
+                   dir, below ? "; did you mean " : "", below ? found : "", below ? "?" : "");
+}
+
 static int directory_open(cf_model **out, const char *dir, cf_err *err)
 {
     int rc = 0;
@@ -164,6 +204,8 @@ static int directory_open(cf_model **out, const char *dir, cf_err *err)
         goto fail;
     }
     snprintf(path, sizeof path, "%s/config.json", dir);
+    if (access(path, F_OK) < 0 && errno == ENOENT)
+        CF_TRY(no_model_here(dir, err));
     config = cf_config_read(path, err);
     if (!config) {
         rc = err && err->code ? err->code : CF_EFORMAT;

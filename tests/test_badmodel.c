@@ -108,7 +108,7 @@ static void no_model(void)
     unlink(bad_path(&b, SHARD));
     model_refused(b.dir, -ENOENT, b.dir, "no *.safetensors", NULL);
     unlink(bad_path(&b, "config.json"));
-    model_refused(b.dir, -ENOENT, "config.json", "No such file", NULL);
+    model_refused(b.dir, -ENOENT, b.dir, "neither a config.json nor a GGUF file", NULL);
     char *long_path = malloc(6000);
     memset(long_path, 'x', 5999);
     long_path[5999] = 0;

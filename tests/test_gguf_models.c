@@ -451,7 +451,7 @@ static void paths(void)
     if (!fixtures_there())
         SKIP("%s is not there", FIXTURES);
     tmp_dir_init(&dir);
-    refused(dir.path, "config.json", "No such file");
+    refused(dir.path, "holds no model", "config.json");
     for (int i = 1; i <= 3; i++) {
         snprintf(name, sizeof name, part, i);
         snprintf(from, sizeof from, FIXTURES SPLIT "-0000%d-of-00003.gguf", i);

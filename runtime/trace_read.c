@@ -79,8 +79,10 @@ static int header_parse(reader *r, const char *line, size_t n, cf_err *err)
                        r->name);
     o = json_loadb(line + 1, n - 1, JSON_REJECT_DUPLICATES, &why);
     if (!json_is_object(o))
-        CF_TRY(CF_FAIL(err, CF_EFORMAT, "%s, line 1: %s", r->name,
-                       o ? "the header is not a JSON object" : why.text));
+        CF_TRY(CF_FAIL(err, CF_EFORMAT, "%s, line 1: %s%s", r->name,
+                       o ? "the header is not a JSON object"
+                         : "a trace begins with # and a JSON object, and here: ",
+                       o ? "" : why.text));
     CF_TRY(header_number(r, o, "n_layers", 0, MAX_LAYER + 1, &h->n_layers, err));
     CF_TRY(header_number(r, o, "n_experts", 1, CF_TRACE_MAX_EXPERTS, &h->n_experts, err));
     CF_TRY(header_number(r, o, "zero_experts", 0, CF_TRACE_MAX_EXPERTS, &h->zero_experts, err));

@@ -13,4 +13,7 @@ int cf_bench_io_main(int argc, char **argv); /* argv[0] is "io" */
 int cf_bench_list(cf_args *args, bool (*parse)(const char *text, uint64_t *out), uint64_t low,
                   uint64_t high, uint64_t *out, uint32_t max, uint32_t *n);
 
+/* --json or --csv, of which a run has one. As above. */
+int cf_bench_form_set(cf_bench_form *form, cf_bench_form given, cf_args *args);
+
 #endif

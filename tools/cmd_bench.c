@@ -127,9 +127,16 @@ static int bench_option(void *user, cf_args *args, int opt)
         b->profile = true;
         return 0;
     default:
-        b->form = opt == OPT_JSON ? CF_BENCH_JSON : CF_BENCH_CSV;
-        return 0;
+        return cf_bench_form_set(&b->form, opt == OPT_JSON ? CF_BENCH_JSON : CF_BENCH_CSV, args);
     }
+}
+
+int cf_bench_form_set(cf_bench_form *form, cf_bench_form given, cf_args *args)
+{
+    if (*form != CF_BENCH_TABLE && *form != given)
+        return cf_args_usage(args, "--json and --csv exclude each other");
+    *form = given;
+    return 0;
 }
 
 static int bench_parse(bench *b, int argc, char **argv, int *code)

@@ -113,8 +113,7 @@ static int io_option(cf_bench_io *b, cf_bench_form *form, cf_args *args, int opt
                                  args->value);
         return 0;
     default:
-        *form = opt == OPT_JSON ? CF_BENCH_JSON : CF_BENCH_CSV;
-        return 0;
+        return cf_bench_form_set(form, opt == OPT_JSON ? CF_BENCH_JSON : CF_BENCH_CSV, args);
     }
 }
 

@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/base/log.h"
 #include "tools/table.h"
@@ -164,6 +165,10 @@ int cf_stats_check_outputs(const cf_common *common, cf_err *err)
         rc = cf_output_check(common->trace_path, err);
     if (rc == 0 && common->timeline_path)
         rc = cf_output_check(common->timeline_path, err);
+    /* One that exists is read when the engine opens, and replaced at the end. */
+    const char *history = common->engine.history;
+    if (rc == 0 && history && access(history, F_OK) < 0)
+        rc = cf_output_check(history, err);
     return rc;
 }
 

@@ -271,6 +271,10 @@ static void more_print(const cf_tune *t, const cf_tune_more *m, const char *tier
     const cf_replay_counts *now = cf_tune_sum(t, t->best_policy, t->best_size);
     if (!m->records)
         return;
+    if (m->counts.misses >= now->misses) {
+        fprintf(out, "  One more GiB of %s spares no miss.\n", tier);
+        return;
+    }
     fprintf(out, "  One more GiB of %s (%u records): %.2f -> %.2f %% misses", tier, m->records,
             cf_tune_percent(now->misses, now->lookups),
             cf_tune_percent(m->counts.misses, m->counts.lookups));

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/base/threads.h"
+#include "runtime/policy.h"
 #include "tools/tune.h"
 
 enum { GIB = 1 << 30 };
@@ -147,7 +148,7 @@ static double size_value(const cf_tune *t, uint32_t policy, uint32_t size)
     return r.known ? r.at_least : cf_tune_percent(c->lookups - c->misses, c->lookups);
 }
 
-/* The policy that reads least over all sizes. */
+/* The policy that reads least over all sizes; of equal ones the default, which needs no flag. */
 static uint32_t policy_choose(const cf_tune *t)
 {
     uint64_t least = UINT64_MAX;
@@ -156,7 +157,8 @@ static uint32_t policy_choose(const cf_tune *t)
         uint64_t misses = 0;
         for (uint32_t s = 0; s < t->n_sizes; s++)
             misses += cf_tune_sum(t, p, s)->misses;
-        if (misses < least) {
+        bool first = misses == least && !strcmp(t->policies[p], cf_policy_default);
+        if (misses < least || first) {
             least = misses;
             best = p;
         }

@@ -411,7 +411,8 @@ static int command(chat *c, const char *line, cf_err *err)
     } else if (!strcmp(line, "/help")) {
         fputs(commands_help, stderr);
     } else if (!strcmp(line, "/save") || !strncmp(line, "/save ", 6)) {
-        return conversation_save(c, line[5] ? line + 6 : "");
+        const char *path = line + 5;
+        return conversation_save(c, path + strspn(path, " \t"));
     } else {
         cf_tool_fail("there is no command \"%.40s\" (see /help)", line);
         c->turn_failed = true;

@@ -183,11 +183,11 @@ static int windows_plan(eval *e, cf_err *err)
     uint32_t added = e->prefix >= 0;
     e->window_ids = e->info.ctx - added;
     if (e->info.ctx < 2)
-        return CF_FAIL(err, CF_ELIMIT, "a window of %u tokens predicts nothing: --ctx 2 or more",
-                       e->info.ctx);
+        return CF_FAIL(err, CF_ELIMIT, "a window of %u token%s predicts nothing: --ctx 2 or more",
+                       e->info.ctx, cf_plural(e->info.ctx));
     if (e->n_ids + added < 2)
-        return CF_FAIL(err, -EINVAL, "%s has %" PRIu64 " tokens: there is nothing to predict",
-                       e->ids_path ? e->ids_path : e->text_path, e->n_ids);
+        return CF_FAIL(err, -EINVAL, "%s has %" PRIu64 " token%s: there is nothing to predict",
+                       e->ids_path ? e->ids_path : e->text_path, e->n_ids, cf_plural(e->n_ids));
     e->windows = cf_ceil_div(e->n_ids, e->window_ids);
     e->n_positions = e->n_ids + e->windows * added;
     e->window = malloc(e->info.ctx * sizeof *e->window);
@@ -371,8 +371,9 @@ static int result_print(const eval *e)
         cf_table_end_row(t);
     }
     cf_table_cell(t, "predicted");
-    cf_table_cell(t, "%" PRIu64 " tokens in %" PRIu64 " windows of %u%s", e->predicted, e->windows,
-                  e->info.ctx, e->prefix >= 0 ? ", each after a begin-of-sequence token" : "");
+    cf_table_cell(t, "%" PRIu64 " token%s in %" PRIu64 " window%s of %u%s", e->predicted,
+                  cf_plural(e->predicted), e->windows, cf_plural(e->windows), e->info.ctx,
+                  e->prefix >= 0 ? ", each after a begin-of-sequence token" : "");
     cf_table_end_row(t);
     cf_table_cell(t, "speed");
     cf_table_cell(t, "%.1f tokens per second (%" PRIu64 " in %.2f s)", speed, e->n_positions,

@@ -260,8 +260,9 @@ static int run_open(run *r, cf_err *err)
     r->tokenizer = cf_engine_tokenizer(r->engine);
     if (!r->print_ids && (!r->tokenizer || !cf_tokenizer_vocab_size(r->tokenizer)))
         return CF_FAIL(err, -EINVAL,
-                       "%s has no tokenizer%s and its text cannot be printed: add --print-ids",
-                       r->model, r->tokenizer ? " that is known" : "");
+                       "%s has no tokenizer%s and its text cannot be printed: add --print-ids%s",
+                       r->model, r->tokenizer ? " that is known" : "",
+                       r->tokenizer || r->ids_path ? "" : ", and the prompt as --ids FILE");
     if (!r->ids_path)
         CF_TRY(prompt_encode(r, err));
     CF_TRY(prompt_check(r, err));
@@ -354,10 +355,11 @@ static void end_say(const run *r)
                                       [END_STOP] = "a --stop text was reached",
                                       [END_EOS] = "the model ended its text"};
     if (r->ended == END_CTX)
-        cf_notice("stopped after %" PRIu64 " tokens: the context of %u is full%s", r->generated,
-                  r->info.ctx, r->info.ctx < r->info.ctx_max ? " (--ctx makes it larger)" : "");
+        cf_notice("stopped after %" PRIu64 " token%s: the context of %u is full%s", r->generated,
+                  cf_plural(r->generated), r->info.ctx, r->info.ctx < r->info.ctx_max ? " (--ctx makes it larger)" : "");
     else
-        cf_verbose("stopped after %" PRIu64 " tokens: %s", r->generated, why[r->ended]);
+        cf_verbose("stopped after %" PRIu64 " token%s: %s", r->generated, cf_plural(r->generated),
+                   why[r->ended]);
 }
 
 static int run_engine(run *r, cf_err *err)
@@ -375,7 +377,7 @@ static int run_engine(run *r, cf_err *err)
     if (rc == 0)
         end_say(r);
     if (rc == -ECANCELED)
-        cf_notice("interrupted after %" PRIu64 " tokens", r->generated);
+        cf_notice("interrupted after %" PRIu64 " token%s", r->generated, cf_plural(r->generated));
     return rc;
 }
 

@@ -74,6 +74,8 @@ static void progress_draw(const cf_progress *p, uint64_t done, uint64_t now_ns)
     bar[width] = 0;
     if (width >= 4)
         fprintf(stderr, "\r%s [%s] %s\x1b[K", p->what, bar, tail);
+    else if (room + n - 5 > 0) /* what it is before how fast it is */
+        fprintf(stderr, "\r%s %3.0f %%\x1b[K", p->what, share * 100);
     else
         fprintf(stderr, "\r%3.0f %%\x1b[K", share * 100);
 }

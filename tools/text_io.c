@@ -193,3 +193,8 @@ int cf_json_print(json_t *value)
     free(text);
     return CF_EXIT_DONE;
 }
+
+const char *cf_plural(uint64_t n)
+{
+    return n == 1 ? "" : "s";
+}

@@ -35,4 +35,7 @@ int cf_read_at(int fd, const char *path, uint64_t off, void *dst, uint64_t bytes
 /* Indented, with a newline, to stdout; frees `value`. Returns an exit code. */
 int cf_json_print(json_t *value);
 
+/* What makes a noun of `n` things: "" or "s". */
+const char *cf_plural(uint64_t n);
+
 #endif

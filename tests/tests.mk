@@ -22,7 +22,7 @@ $(BUILD)/tests/test_dense_hold: TEST_LDFLAGS := -Wl,--wrap=cf_copier_push
 # test_budget keeps books over every allocation.
 $(BUILD)/tests/test_budget: TEST_LDFLAGS := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free,--wrap=strdup,--wrap=mmap,--wrap=munmap,--wrap=mprotect,--wrap=volkLoadDeviceTable
 # These run the program beside them.
-$(foreach t,test_bench test_cli test_cli_info test_cli_mkmodel test_faults test_pack test_pack_sources test_slices test_threads,$(BUILD)/tests/$t): | $(BUILD)/catflap
+$(foreach t,test_bench test_cli test_cli_info test_cli_mistakes test_cli_mkmodel test_faults test_pack test_pack_sources test_slices test_threads,$(BUILD)/tests/$t): | $(BUILD)/catflap
 $(BUILD)/tests/test_cli: | $(BUILD)/example
 # test_badmodel refuses O_DIRECT.
 $(BUILD)/tests/test_badmodel: TEST_LDFLAGS := -Wl,--wrap=open

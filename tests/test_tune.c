@@ -232,6 +232,44 @@ static void test_model_budgets(void)
     json_decref(o);
 }
 
+/* Below what the dense weights take, the same slots at another budget read less of them: such sizes
+ * are rows of their own, and the rates count it. */
+static void test_dense_budgets(void)
+{
+    json_t *o = json_of("--model models/demo --vram-from 5M --to 16M --steps 5 --ctx 128 "
+                        "--chunk 16 --device ref --drive 1 --policy echo");
+    REQUIRE(o != NULL);
+    const json_t *sizes = json_object_get(o, "sizes");
+    long long dense = 10662016, tokens = number(o, "counted_tokens");
+    uint32_t streamed = 0, resident = 0;
+    for (size_t s = 0; s < json_array_size(sizes); s++) {
+        const json_t *size = json_array_get(sizes, s), *p = point(o, 0, s);
+        long long bytes = number(size, "dense_bytes_per_token");
+        streamed += bytes > 0;
+        resident += bytes == 0;
+        CHECK(bytes < dense || (s && bytes == 0));
+        dense = bytes;
+        double read = real(p, "misses") * real(o, "record_bytes") / (double)tokens + (double)bytes;
+        CHECK(fabs(real(p, "read_bytes_per_token") - read) < 1);
+        CHECK(fabs(real(json_object_get(p, "tok_per_s"), "from") * read / 1e9 - 1) < 1e-6);
+    }
+    CHECK(streamed >= 2 && resident >= 1);
+    json_decref(o);
+    o = json_of("--model models/demo --vram-from 5M --to 6M --steps 2 --ctx 128 --chunk 16 "
+                "--device ref --drive 1 --policy echo");
+    REQUIRE(o != NULL);
+    CHECK(json_is_null(json_object_get(json_object_get(o, "recommended"), "next_gib_vram")));
+    json_decref(o);
+    char line[1024], *out;
+    snprintf(line, sizeof line,
+             "%s --model models/demo --vram-from 5M --to 6M --steps 2 --ctx 128 --chunk 16 "
+             "--device ref --drive 1",
+             trace_path);
+    CHECK_INT(tune(line, &out), 0);
+    CHECK_HAS(out, "are dense weights that do not fit");
+    free(out);
+}
+
 /* Every element that is opened is closed, in order; attributes are quoted; one line per curve. */
 static void xml_check(const char *text, uint32_t lines)
 {
@@ -349,6 +387,7 @@ int main(int argc, char **argv)
     RUN(test_json_is_the_replay);
     RUN(test_prediction);
     RUN(test_model_budgets);
+    RUN(test_dense_budgets);
     RUN(test_plot_and_text);
     RUN(test_own_run);
     tmp_dir_finish(&dir);

@@ -349,12 +349,17 @@ static int sizes_planned(tune_args *o, const cf_model *model, cf_info_memory *me
             return rc;
         uint32_t slabs = p.shape.n_tier;
         const cf_tune_size *last = t->n_sizes ? &t->sizes[t->n_sizes - 1] : NULL;
-        if (last && last->slots.value >= p.shape.n_slots && last->slabs.value >= slabs)
+        uint64_t dense = p.dense.streamed_bytes - p.hold.bytes;
+        if (last && last->slots.value >= p.shape.n_slots && last->slabs.value >= slabs &&
+            last->dense_bytes <= dense)
             continue; /* buys nothing */
+        t->vram_all_dense = p.vram_dense;
         t->sizes[t->n_sizes++] = (cf_tune_size){.slots = {p.shape.n_slots, false},
                                                 .slabs = {slabs, false},
                                                 .vram_bytes = p.vram_budget,
-                                                .ram_bytes = p.ram_budget};
+                                                .ram_bytes = p.ram_budget,
+                                                .dense_bytes = dense,
+                                                .dense_copied_bytes = p.dense.streamed_bytes};
     }
     return 0;
 }
@@ -368,7 +373,9 @@ static int size_compare(const void *a, const void *b)
         (uint64_t)cf_tune_resolve(&x->slots, sort_trace) + cf_tune_resolve(&x->slabs, sort_trace);
     uint64_t m =
         (uint64_t)cf_tune_resolve(&y->slots, sort_trace) + cf_tune_resolve(&y->slabs, sort_trace);
-    return (n > m) - (n < m);
+    if (n == m) /* the same cache, beside more dense weights that stay */
+        return (x->vram_bytes > y->vram_bytes) - (x->vram_bytes < y->vram_bytes);
+    return n > m ? 1 : -1;
 }
 
 /* ---- the model ---- */

@@ -19,6 +19,8 @@ typedef struct cf_tune_count {
 typedef struct cf_tune_size {
     cf_tune_count slots, slabs;
     uint64_t vram_bytes, ram_bytes; /* budgets that give this size; 0: not known */
+    /* Of dense weights that such budgets do not hold, for each token: read; copied over a bus. */
+    uint64_t dense_bytes, dense_copied_bytes;
 } cf_tune_size;
 
 /* "One more GiB" of a tier at the recommended size. */
@@ -47,6 +49,7 @@ typedef struct cf_tune {
     uint64_t record_bytes; /* read per miss; 0: not known */
     uint64_t slot_bytes;   /* kept per record; 0: not known */
     bool copies;           /* records cross a bus to the device */
+    uint64_t vram_all_dense; /* --vram that holds all dense weights; 0: not known */
     /* Bytes per second and seconds per token; 0: not known. */
     double drive_rate, bus_rate, compute_s;
     bool drive_measured;
@@ -91,7 +94,9 @@ uint32_t cf_tune_resolve(const cf_tune_count *count, const cf_routing *trace);
 /* Replays everything, in parallel, and chooses. Results are freed by cf_tune_finish. */
 int cf_tune_run(cf_tune *t, cf_err *err);
 void cf_tune_finish(cf_tune *t); /* traces too */
-cf_tune_rate cf_tune_rate_of(const cf_tune *t, const cf_replay_counts *counts);
+/* At the dense weights that this size reads. */
+cf_tune_rate cf_tune_rate_of(const cf_tune *t, uint32_t size, const cf_replay_counts *counts);
+uint64_t cf_tune_read_bytes(const cf_tune *t, uint32_t size, const cf_replay_counts *counts);
 
 /* ---- tune_drive.c ---- */
 

@@ -29,9 +29,9 @@ static json_t *traces_json(const cf_tune *t)
     return list;
 }
 
-static json_t *rate_json(const cf_tune *t, const cf_replay_counts *c)
+static json_t *rate_json(const cf_tune *t, uint32_t size, const cf_replay_counts *c)
 {
-    cf_tune_rate r = cf_tune_rate_of(t, c);
+    cf_tune_rate r = cf_tune_rate_of(t, size, c);
     if (!r.known)
         return json_null();
     return json_pack("{s:f, s:f, s:f, s:f, s:f}", "drive_seconds", r.drive_s, "bus_seconds",
@@ -52,8 +52,8 @@ static json_t *point_json(const cf_tune *t, uint32_t curve, uint32_t size)
     }
     if (t->record_bytes && t->tokens)
         json_object_set_new(o, "read_bytes_per_token",
-                            json_integer((json_int_t)(sum->misses * t->record_bytes / t->tokens)));
-    json_object_set_new(o, "tok_per_s", rate_json(t, sum));
+                            json_integer((json_int_t)cf_tune_read_bytes(t, size, sum)));
+    json_object_set_new(o, "tok_per_s", rate_json(t, size, sum));
     json_object_set_new(o, "traces", by_trace);
     return o;
 }
@@ -86,6 +86,8 @@ static json_t *sizes_json(const cf_tune *t)
         if (size->vram_bytes) {
             json_object_set_new(o, "vram", json_integer((json_int_t)size->vram_bytes));
             json_object_set_new(o, "ram", json_integer((json_int_t)size->ram_bytes));
+            json_object_set_new(o, "dense_bytes_per_token",
+                                json_integer((json_int_t)size->dense_bytes));
         }
         json_array_append_new(list, o);
     }
@@ -116,7 +118,7 @@ static json_t *more_json(const cf_tune *t, const cf_tune_more *m)
         return json_null();
     json_t *o = cf_tune_counts_json(&m->counts);
     json_object_set_new(o, "records", json_integer(m->records));
-    json_object_set_new(o, "tok_per_s", rate_json(t, &m->counts));
+    json_object_set_new(o, "tok_per_s", rate_json(t, t->best_size, &m->counts));
     return o;
 }
 

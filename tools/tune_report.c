@@ -87,7 +87,7 @@ static bool any_budget(const cf_tune *t)
 
 static bool rates_known(const cf_tune *t)
 {
-    return cf_tune_rate_of(t, cf_tune_sum(t, 0, 0)).known;
+    return cf_tune_rate_of(t, 0, cf_tune_sum(t, 0, 0)).known;
 }
 
 /* Columns beside the policies: which there are. */
@@ -139,9 +139,9 @@ static void size_row(cf_table *table, const cf_tune *t, const columns *c, uint32
     }
     if (c->bytes)
         cf_table_cell(table, "%s",
-                      cf_bytes_text(best->misses * t->record_bytes / t->tokens, text, sizeof text));
+                      cf_bytes_text(cf_tune_read_bytes(t, s, best), text, sizeof text));
     if (c->rates) {
-        cf_tune_rate rate = cf_tune_rate_of(t, best);
+        cf_tune_rate rate = cf_tune_rate_of(t, s, best);
         cf_table_cell(table, "%.2f", rate.at_least);
         cf_table_cell(table, "%.2f", rate.at_most);
     }
@@ -278,7 +278,8 @@ static void more_print(const cf_tune *t, const cf_tune_more *m, const char *tier
     fprintf(out, "  One more GiB of %s (%u records): %.2f -> %.2f %% misses", tier, m->records,
             cf_tune_percent(now->misses, now->lookups),
             cf_tune_percent(m->counts.misses, m->counts.lookups));
-    cf_tune_rate before = cf_tune_rate_of(t, now), after = cf_tune_rate_of(t, &m->counts);
+    cf_tune_rate before = cf_tune_rate_of(t, t->best_size, now);
+    cf_tune_rate after = cf_tune_rate_of(t, t->best_size, &m->counts);
     if (before.known)
         fprintf(out, ", %.2f -> %.2f tokens per second (nothing overlapping)", before.at_least,
                 after.at_least);
@@ -311,6 +312,13 @@ static void advice_print(const cf_tune *t, FILE *out)
     if (cf_tune_share(t, t->best_size) >= 100) {
         fprintf(out, "  Every record has its place: more memory buys nothing.\n");
         return;
+    }
+    if (size->dense_bytes) {
+        char text[32];
+        fprintf(out,
+                "  Of its reads %s a token are dense weights that do not fit: more --vram goes to "
+                "them first.\n  All stay with --vram %" PRIu64 ".\n",
+                cf_bytes_text(size->dense_bytes, text, sizeof text), t->vram_all_dense);
     }
     more_print(t, &t->more_vram, "VRAM", out);
     more_print(t, &t->more_ram, "RAM", out);

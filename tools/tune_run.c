@@ -123,15 +123,22 @@ static int sums_fill(cf_tune *t, cf_err *err)
     return 0;
 }
 
-cf_tune_rate cf_tune_rate_of(const cf_tune *t, const cf_replay_counts *c)
+uint64_t cf_tune_read_bytes(const cf_tune *t, uint32_t size, const cf_replay_counts *c)
 {
+    return t->tokens ? c->misses * t->record_bytes / t->tokens + t->sizes[size].dense_bytes : 0;
+}
+
+cf_tune_rate cf_tune_rate_of(const cf_tune *t, uint32_t size, const cf_replay_counts *c)
+{
+    const cf_tune_size *s = &t->sizes[size];
     cf_tune_rate r = {.known = t->drive_rate > 0 && t->record_bytes && t->tokens};
     if (!r.known)
         return r;
     double bytes = (double)t->record_bytes / (double)t->tokens;
-    r.drive_s = (double)c->misses * bytes / t->drive_rate;
-    r.bus_s =
-        t->copies && t->bus_rate > 0 ? (double)(c->misses + c->ram_hits) * bytes / t->bus_rate : 0;
+    r.drive_s = ((double)c->misses * bytes + (double)s->dense_bytes) / t->drive_rate;
+    if (t->copies && t->bus_rate > 0)
+        r.bus_s = ((double)(c->misses + c->ram_hits) * bytes + (double)s->dense_copied_bytes) /
+                  t->bus_rate;
     r.compute_s = t->compute_s;
     r.at_most = 1 / fmax(fmax(r.drive_s, r.bus_s), fmax(r.compute_s, 1e-9));
     r.at_least = 1 / fmax(r.drive_s + r.bus_s + r.compute_s, 1e-9);
@@ -144,7 +151,7 @@ cf_tune_rate cf_tune_rate_of(const cf_tune *t, const cf_replay_counts *c)
 static double size_value(const cf_tune *t, uint32_t policy, uint32_t size)
 {
     const cf_replay_counts *c = cf_tune_sum(t, policy, size);
-    cf_tune_rate r = cf_tune_rate_of(t, c);
+    cf_tune_rate r = cf_tune_rate_of(t, size, c);
     return r.known ? r.at_least : cf_tune_percent(c->lookups - c->misses, c->lookups);
 }
 
@@ -188,7 +195,7 @@ static uint32_t knee_find(const cf_tune *t, uint32_t policy)
  * rates: within a point of its hits). */
 static uint32_t size_choose(const cf_tune *t, uint32_t policy)
 {
-    bool rates = cf_tune_rate_of(t, cf_tune_sum(t, policy, 0)).known;
+    bool rates = cf_tune_rate_of(t, 0, cf_tune_sum(t, policy, 0)).known;
     double best = 0;
     uint32_t size = 0;
     for (uint32_t s = 0; s < t->n_sizes; s++)
@@ -202,6 +209,8 @@ static int more_run(cf_tune *t, cf_tune_more *vram, cf_tune_more *ram, cf_err *e
 {
     const cf_tune_size *size = &t->sizes[t->best_size];
     uint32_t more = (uint32_t)(GIB / t->slot_bytes);
+    if (size->dense_bytes) /* it would go to dense weights first */
+        return 0;
     *vram = *ram = (cf_tune_more){.records = more};
     for (uint32_t k = 0; more && k < t->n_traces; k++) {
         const cf_routing *trace = t->traces[k];

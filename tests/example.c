@@ -1,5 +1,5 @@
-/* The library in forty lines: `example MODEL PROMPT` prints a continuation. The README shows it, and
- * test_cli compiles and runs it. */
+/* The library in sixty lines: `example MODEL PROMPT` prints a continuation. The README shows it,
+ * and test_cli compiles and runs it. */
 #include <stdio.h>
 #include <string.h>
 
@@ -17,18 +17,28 @@ int main(int argc, char **argv)
     cf_options_init(&options);
     options.vram_bytes = 64 << 20; /* the experts that do not fit are streamed */
 
-    if (argc != 3 || cf_engine_open(&engine, argv[1], &options, &err) < 0)
+    if (argc != 3) {
+        fprintf(stderr, "usage: example MODEL PROMPT\n");
+        return 2;
+    }
+    if (cf_engine_open(&engine, argv[1], &options, &err) < 0)
         goto end;
     cf_engine_info info;
     cf_engine_get_info(engine, &info);
     const cf_tokenizer *tok = cf_engine_tokenizer(engine);
+    if (!tok)
+        fprintf(stderr, "example: %s has no tokenizer\n", argv[1]);
     if (!tok || cf_session_create(&session, engine, &err) < 0 ||
         cf_sampler_create(&sampler, &(cf_sampler_params){.top_p = 1}, info.vocab, &err) < 0 ||
         cf_tokenizer_encode(tok, argv[2], strlen(argv[2]), CF_TOK_ADD_PREFIX, ids, 256, &n, &err) <
             0)
         goto end;
-    uint32_t given = n < 256 ? (uint32_t)n : 256;
-    cf_session_extend(session, ids, given, CF_PHASE_PROMPT, NULL, &err);
+    if (n > 256) {
+        fprintf(stderr, "example: the prompt has %zu tokens, at most 256 are taken\n", n);
+        n = 0;
+        goto end;
+    }
+    cf_session_extend(session, ids, (uint32_t)n, CF_PHASE_PROMPT, NULL, &err);
     for (int i = 0; i < 24 && !err.code; i++) {
         int32_t id = cf_sampler_pick(sampler, cf_session_logits(session));
         if (cf_engine_is_eos(engine, id))
@@ -45,5 +55,5 @@ end:
     cf_sampler_destroy(&sampler);
     cf_session_destroy(&session);
     cf_engine_close(&engine);
-    return err.code || argc != 3;
+    return err.code || !n;
 }

@@ -449,6 +449,20 @@ static void the_readme_example(void)
     text[n] = 0;
     CHECK_INT(pclose(p), 0);
     CHECK_STR(text, r.out);
+    /* Without a prompt, a model or a tokenizer it says so. */
+    static const char *const wrong[] = {"models/demo", "models x", "tests/fixtures/models/olmoe x"};
+    static const char *const said[] = {"usage: example MODEL PROMPT", "models holds no model",
+                                       "tests/fixtures/models/olmoe has no tokenizer"};
+    for (int i = 0; i < 3; i++) {
+        snprintf(command, sizeof command, "%.*sexample %s 2>&1",
+                 (int)(strrchr(cli_binary(), '/') + 1 - cli_binary()), cli_binary(), wrong[i]);
+        p = popen(command, "r");
+        REQUIRE(p);
+        n = fread(text, 1, sizeof text - 1, p);
+        text[n] = 0;
+        CHECK(pclose(p) != 0);
+        CHECK_HAS(text, said[i]);
+    }
 }
 
 /* A run whose dense weights do not fit says so, and how much would do; its text is the same. */

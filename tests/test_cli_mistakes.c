@@ -1,6 +1,7 @@
 /* What people get wrong on their first day. Catches: a Git LFS pointer, a folder above the model or
  * a file that is no trace reported in a parser's words, an output that cannot be written found out
- * after the run, two flags of which one is silently dropped, advice that changes what is as good.
+ * after the run, or written over a model or a trace, two flags of which one is silently dropped,
+ * advice that changes what is as good.
  *
  * Runs the built binary (support/cli.h) on models it has written. */
 #include <sys/stat.h>
@@ -79,6 +80,13 @@ static void outputs_fail_before_the_run(void)
         cli_failed_with(&r, "/no/where");
         CHECK_STR(r.out, "");
     }
+    for (int i = 0; i < 3; i++) {
+        cli(&r, "run %s/tiny --ids %s/ids --print-ids --device ref %s %s/tiny/model.safetensors", d,
+            d, flags[i], d);
+        cli_failed_with(&r, "bytes holds a model");
+    }
+    cli(&r, "verify %s/tiny", d);
+    CHECK_INT(r.code, 0);
     cli(&r, "run %s/tiny --ids %s/ids --print-ids --device ref -n 1 --history %s/new", d, d, d);
     CHECK_INT(r.code, 0);
     CHECK(cli_exists("new"));
@@ -87,6 +95,9 @@ static void outputs_fail_before_the_run(void)
 static void one_form_only(void)
 {
     static cli_result r;
+    cli(&r, "tune a.csv --svg b.csv b.csv");
+    CHECK_INT(r.code, 2);
+    CHECK_HAS(r.err, "--svg would write over the trace b.csv");
     cli(&r, "bench m --csv --json");
     CHECK_INT(r.code, 2);
     CHECK_HAS(r.err, "--json and --csv exclude each other");

@@ -390,6 +390,7 @@ static int conversation_save(chat *c, const char *path)
     cf_err err = {0};
     char *text = json_dumps(c->messages, JSON_INDENT(1));
     int rc = !*path ? CF_FAIL(&err, -EINVAL, "/save needs the name of a file")
+             : cf_output_check(path, &err) < 0 ? err.code
              : text ? cf_output_write(path, text, strlen(text), &err)
                     : CF_FAIL(&err, -ENOMEM, "out of memory for the conversation");
     free(text);

@@ -254,6 +254,9 @@ static int options_check(cf_args *args, tune_args *o)
     int left = args->argc - optind;
     if (left < 1)
         return cf_args_usage(args, "TRACE is missing");
+    for (int i = optind; o->svg && i < args->argc; i++)
+        if (!strcmp(o->svg, args->argv[i]))
+            return cf_args_usage(args, "--svg would write over the trace %.200s", o->svg);
     if (left > CF_TUNE_MAX_TRACES)
         return cf_args_usage(args, "%d traces are more than the %d that are read at most", left,
                              CF_TUNE_MAX_TRACES);

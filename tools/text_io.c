@@ -109,12 +109,27 @@ int cf_ids_check(const int32_t *ids, uint64_t n, uint32_t vocab, cf_err *err)
 
 /* ---- outputs ---- */
 
+/* Tensors, by the name. No command means to write statistics over those. */
+static bool of_a_model(const char *path)
+{
+    static const char *const ends[] = {".safetensors", ".gguf"};
+    size_t n = strlen(path);
+    for (int i = 0; i < 2; i++)
+        if (n >= strlen(ends[i]) && strcmp(path + n - strlen(ends[i]), ends[i]) == 0)
+            return true;
+    return false;
+}
+
 int cf_output_check(const char *path, cf_err *err)
 {
     struct stat st;
     bool existed = stat(path, &st) == 0;
     if (existed && S_ISDIR(st.st_mode))
         return CF_FAIL(err, -EISDIR, "cannot write %s: it is a directory", path);
+    if (existed && S_ISREG(st.st_mode) && of_a_model(path))
+        return CF_FAIL(err, -EEXIST,
+                       "cannot write %s: by its name that file of %lld bytes holds a model", path,
+                       (long long)st.st_size);
     if (existed && !S_ISREG(st.st_mode)) { /* a pipe must not be opened twice */
         if (access(path, W_OK) < 0)
             return CF_FAIL(err, -errno, "cannot write %s: %s", path, cf_err_name(-errno));

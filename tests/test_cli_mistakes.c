@@ -92,6 +92,20 @@ static void outputs_fail_before_the_run(void)
     CHECK(cli_exists("new"));
 }
 
+static void an_encoder_is_for_run(void)
+{
+    static cli_result r;
+    static const char *const names[] = {"eval", "bench", "chat"};
+    for (int i = 0; i < 3; i++) {
+        char want[100], ids[300] = "";
+        if (i == 0)
+            snprintf(ids, sizeof ids, "--ids %s/ids", dir.path);
+        cli(&r, "%s tests/fixtures/models/switch_transformers --device ref %s", names[i], ids);
+        snprintf(want, sizeof want, "has an encoder, for whose input %s has no place", names[i]);
+        cli_failed_with(&r, want);
+    }
+}
+
 static void one_form_only(void)
 {
     static cli_result r;
@@ -148,6 +162,7 @@ int main(void)
     RUN(git_lfs_pointers);
     RUN(folders_above);
     RUN(outputs_fail_before_the_run);
+    RUN(an_encoder_is_for_run);
     RUN(one_form_only);
     RUN(what_is_no_trace);
     RUN(advice_between_equals);

@@ -328,6 +328,7 @@ static int bench_open(bench *b, cf_err *err)
     rc = cf_common_open(&b->common, b->model, &b->engine, &b->info, err);
     if (rc < 0)
         return rc;
+    CF_TRY(cf_decoder_only(&b->info, b->model, "bench", err));
     CF_TRY(contexts_resolve(b, err));
     if (!b->profile)
         drive_measure(b);

@@ -160,6 +160,8 @@ static int conversation_clear(chat *c, cf_err *err)
 static int chat_open(chat *c, cf_err *err)
 {
     int rc = cf_common_open(&c->common, c->model, &c->engine, &c->info, err);
+    if (rc == 0)
+        rc = cf_decoder_only(&c->info, c->model, "chat", err);
     if (rc < 0)
         return rc;
     c->tokenizer = cf_engine_tokenizer(c->engine);

@@ -333,6 +333,7 @@ static int eval_open(eval *e, cf_err *err)
     rc = cf_common_open(&e->common, e->model, &e->engine, &e->info, err);
     if (rc < 0)
         return rc;
+    CF_TRY(cf_decoder_only(&e->info, e->model, "eval", err));
     if (!e->ids_path)
         CF_TRY(text_encode(e, err));
     CF_TRY(cf_ids_check(e->ids, e->n_ids, e->info.vocab, err));

@@ -76,6 +76,16 @@ int cf_common_open(cf_common *common, const char *model, cf_engine **engine, cf_
     return 0;
 }
 
+int cf_decoder_only(const cf_engine_info *info, const char *model, const char *command,
+                    cf_err *err)
+{
+    if (!info->encoder)
+        return 0;
+    return CF_FAIL(err, -EINVAL,
+                   "%s has an encoder, for whose input %s has no place: `catflap run` takes it",
+                   model, command);
+}
+
 void cf_args_begin(cf_args *args)
 {
     optind = 0; /* glibc: start anew */

@@ -91,6 +91,9 @@ void cf_common_note(cf_common *common, int opt); /* it was given */
  * with a sentence. */
 int cf_common_open(cf_common *common, const char *model, cf_engine **engine, cf_engine_info *info,
                    cf_err *err);
+/* For commands that have no input for an encoder: refuses models with one. */
+int cf_decoder_only(const cf_engine_info *info, const char *model, const char *command,
+                    cf_err *err);
 void cf_args_begin(cf_args *args);
 
 /* The command's next own option (the common ones are taken care of), CF_ARGS_END, or CF_ARGS_STOP:

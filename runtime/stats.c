@@ -128,14 +128,15 @@ static json_t *settings_json(const cf_engine *e)
     const cf_gpu_info *d = cf_gpu_get_info(e->gpu);
     char device[160];
     snprintf(device, sizeof device, "%s:%d", d->backend, d->index);
-    return json_pack("{s:s s:I s:I s:I s:I s:I s:s s:b s:s s:b s:s s:s s:i s:s}", "device", device,
-                     "vram", (json_int_t)p->vram_budget, "ram", (json_int_t)p->ram_budget, "ctx",
-                     (json_int_t)p->ctx, "chunk", (json_int_t)p->chunk, "sessions",
-                     (json_int_t)p->sessions, "policy", e->policy_name, "prefetch", e->prefetch,
-                     "io", cf_fetch_io_info(e->fetch)->engine, "direct", e->files.direct, "kv",
-                     cf_kv_name(p->kv_dtype), "activations",
-                     e->activations_q8 ? "q8" : "f32", "threads", e->threads, "memory",
-                     p->shape.in_place ? "in place" : p->shape.staged ? "staged" : "copied");
+    return json_pack(
+        "{s:s s:I s:I s:I s:I s:I s:s s:b s:b s:s s:b s:s s:s s:i s:s}", "device", device, "vram",
+        (json_int_t)p->vram_budget, "ram", (json_int_t)p->ram_budget, "ctx", (json_int_t)p->ctx,
+        "chunk", (json_int_t)p->chunk, "sessions", (json_int_t)p->sessions, "policy",
+        e->policy_name, "history", e->history != NULL, "prefetch", e->prefetch, "io",
+        cf_fetch_io_info(e->fetch)->engine, "direct", e->files.direct, "kv",
+        cf_kv_name(p->kv_dtype), "activations", e->activations_q8 ? "q8" : "f32", "threads",
+        e->threads, "memory",
+        p->shape.in_place ? "in place" : p->shape.staged ? "staged" : "copied");
 }
 
 char *cf_engine_stats_json(const cf_engine *e)

@@ -90,6 +90,15 @@ static void outputs_fail_before_the_run(void)
     cli(&r, "run %s/tiny --ids %s/ids --print-ids --device ref -n 1 --history %s/new", d, d, d);
     CHECK_INT(r.code, 0);
     CHECK(cli_exists("new"));
+    for (int with = 0; with < 2; with++) { /* and the statistics say that it knew more */
+        cli(&r, "run %s/tiny --ids %s/ids --print-ids --device ref -n 1 --stats %s/s.json %s%s", d,
+            d, d, with ? "--history " : "", with ? tmp_path(&dir, "new") : "");
+        CHECK_INT(r.code, 0);
+        json_t *stats = json_load_file(tmp_path(&dir, "s.json"), 0, NULL);
+        const json_t *is = json_object_get(json_object_get(stats, "settings"), "history");
+        CHECK(with ? json_is_true(is) : json_is_false(is));
+        json_decref(stats);
+    }
 }
 
 static void an_encoder_is_for_run(void)

@@ -59,6 +59,7 @@ static const struct {
     {"run m -p x --stats a --trace a", "same file"},
     {"run m -p x --stats ''", "--stats"},
     {"run m -p x -v -q", "exclude each other"},
+    {"run m -p x --trace t.csv.gz", "--trace writes CSV, compressed where the name ends in .zst"},
     {"run m -p x --stats a --timeline a", "same file"},
     {"run m -p x --timelin t", "unknown option --timelin "},
     {"run m -p x --pref off", "unknown option --pref "},

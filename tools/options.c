@@ -344,6 +344,11 @@ static int common_finish(cf_args *args)
     cf_common *c = args->common;
     if (c->quiet && c->verbose)
         return cf_args_usage(args, "-v and -q exclude each other");
+    size_t n = c->trace_path ? strlen(c->trace_path) : 0;
+    if (n > 3 && !strcmp(c->trace_path + n - 3, ".gz"))
+        return cf_args_usage(args, "--trace writes CSV, compressed where the name ends in .zst, not "
+                                   ".gz: \"%.200s\"",
+                             c->trace_path);
     const char *const paths[] = {c->stats_path, c->trace_path, c->timeline_path,
                                  c->engine.history};
     static const char *const flags[] = {"--stats", "--trace", "--timeline", "--history"};

@@ -425,7 +425,8 @@ static void failures_say_why(void)
     const char *none[] = {"catflap", "chat", "models/demo", "--device", "ref", NULL};
     child c = child_start(none);
     CHECK_INT(child_end(&c, out, err, sizeof out), 1);
-    CHECK_HAS(err, "models/demo has no chat template: name one with --template");
+    CHECK_HAS(err, "models/demo has no chat template: name one with --template (a file, or "
+                   "longcat-flash)");
     const char *unknown[] = {"catflap", "chat", "models/demo", "--template", "nope", NULL};
     c = child_start(unknown);
     CHECK_INT(child_end(&c, out, err, sizeof out), 1);

@@ -132,8 +132,14 @@ static int template_open(chat *c, cf_err *err)
     size_t bytes = 0;
     const cf_model *model = cf_engine_model(c->engine);
     const char *built_in = c->template_name ? cf_chat_template_builtin(c->template_name) : NULL;
-    if (!c->template_name)
-        return cf_chat_open_model(model, NULL, 0, &c->templates, err);
+    if (!c->template_name) {
+        cf_err own = {0};
+        int found = cf_chat_open_model(model, NULL, 0, &c->templates, &own);
+        if (found == -ENOENT)
+            return CF_FAIL(err, found, "%.180s (a file, or %s)", own.msg, cf_chat_template_names());
+        *err = own;
+        return found;
+    }
     if (built_in)
         return cf_chat_open_model(model, built_in, strlen(built_in), &c->templates, err);
     if (access(c->template_name, F_OK) != 0)

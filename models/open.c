@@ -158,7 +158,8 @@ enum { BELOW_ENTRIES_MAX = 2000 }; /* a home folder is not walked */
 
 /* A folder below dir, at most `depth` folders down, that holds a config.json. Of several beside one
  * another the first by name. */
-static bool model_below(const char *dir, unsigned depth, unsigned *entries, char *found, size_t size)
+static bool model_below(const char *dir, unsigned depth, unsigned *entries, char *found,
+                        size_t size)
 {
     bool any = false;
     DIR *d = opendir(dir);
@@ -189,8 +190,9 @@ static int no_model_here(const char *dir, cf_err *err)
     char found[MAX_DIR_BYTES + 600];
     unsigned entries = 0;
     bool below = model_below(dir, 2, &entries, found, sizeof found);
-    return CF_FAIL(err, -ENOENT, "%s holds no model: neither a config.json nor a GGUF file%s%.120s%s",
-                   dir, below ? "; did you mean " : "", below ? found : "", below ? "?" : "");
+    return CF_FAIL(err, -ENOENT,
+                   "%s holds no model: neither a config.json nor a GGUF file%s%.120s%s", dir,
+                   below ? "; did you mean " : "", below ? found : "", below ? "?" : "");
 }
 
 static int directory_open(cf_model **out, const char *dir, cf_err *err)

@@ -356,7 +356,8 @@ static void end_say(const run *r)
                                       [END_EOS] = "the model ended its text"};
     if (r->ended == END_CTX)
         cf_notice("stopped after %" PRIu64 " token%s: the context of %u is full%s", r->generated,
-                  cf_plural(r->generated), r->info.ctx, r->info.ctx < r->info.ctx_max ? " (--ctx makes it larger)" : "");
+                  cf_plural(r->generated), r->info.ctx,
+                  r->info.ctx < r->info.ctx_max ? " (--ctx makes it larger)" : "");
     else
         cf_verbose("stopped after %" PRIu64 " token%s: %s", r->generated, cf_plural(r->generated),
                    why[r->ended]);

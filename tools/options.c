@@ -346,8 +346,9 @@ static int common_finish(cf_args *args)
         return cf_args_usage(args, "-v and -q exclude each other");
     size_t n = c->trace_path ? strlen(c->trace_path) : 0;
     if (n > 3 && !strcmp(c->trace_path + n - 3, ".gz"))
-        return cf_args_usage(args, "--trace writes CSV, compressed where the name ends in .zst, not "
-                                   ".gz: \"%.200s\"",
+        return cf_args_usage(args,
+                             "--trace writes CSV, compressed where the name ends in .zst, not "
+                             ".gz: \"%.200s\"",
                              c->trace_path);
     const char *const paths[] = {c->stats_path, c->trace_path, c->timeline_path,
                                  c->engine.history};

@@ -22,7 +22,8 @@ int cf_text_read(const char *path, char **text, size_t *bytes, cf_err *err);
 int cf_ids_read(const char *path, int32_t **ids, uint64_t *n, cf_err *err);
 int cf_ids_check(const int32_t *ids, uint64_t n, uint32_t vocab, cf_err *err);
 
-/* Refuses a path that cannot be written, and a file of tensors that is there. Leaves no file behind that was not there. */
+/* Refuses a path that cannot be written, and a file of tensors that is there.
+ * Leaves no file behind that was not there. */
 int cf_output_check(const char *path, cf_err *err);
 int cf_output_write(const char *path, const char *text, size_t bytes, cf_err *err);
 

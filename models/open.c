@@ -189,9 +189,10 @@ static int no_model_here(const char *dir, cf_err *err)
 {
     char found[MAX_DIR_BYTES + 600];
     unsigned entries = 0;
-    bool below = model_below(dir, 2, &entries, found, sizeof found);
+    bool below = model_below(dir, 2, &entries, found, sizeof found) &&
+                 strlen(dir) + strlen(found) < sizeof err->msg - 100; /* whole, or not at all */
     return CF_FAIL(err, -ENOENT,
-                   "%s holds no model: neither a config.json nor a GGUF file%s%.120s%s", dir,
+                   "%s holds no model: neither a config.json nor a GGUF file%s%s%s", dir,
                    below ? "; did you mean " : "", below ? found : "", below ? "?" : "");
 }
 

@@ -56,9 +56,11 @@ static const char *rule_name(const cf_tokenizer_rule *rule, const char *prefix)
     return *at ? at + n : NULL;
 }
 
-void tok_rule_refuse(cf_tokenizer *tok, const cf_tokenizer_rules *rules, const char *path,
-                     const char *what, const char *prefix, const char *name, size_t n)
+const cf_tokenizer_rule *tok_rule_refuse(cf_tokenizer *tok, const cf_tokenizer_rules *rules,
+                                         const char *path, const char *what, const char *prefix,
+                                         const char *name, size_t n)
 {
+    static const cf_tokenizer_rule none = {.names = ""};
     char quoted[TOK_QUOTE_SIZE], known[400];
     size_t at = 0;
     known[0] = 0;
@@ -73,6 +75,7 @@ void tok_rule_refuse(cf_tokenizer *tok, const cf_tokenizer_rules *rules, const c
         "%s: %s \"%s\" is not known, so no text can be encoded: give token ids (--ids); known are "
         "%s%s",
         path, what, tok_quote(name, n, quoted), known, *prefix ? "" : ", and names for the same");
+    return &none;
 }
 
 int tok_rule_apply(cf_tokenizer *tok, const cf_tokenizer_rule *rule, const char *path, cf_err *err)

@@ -75,7 +75,6 @@ fail:
 int tok_list_read(cf_tokenizer *tok, const json_t *root, const cf_tokenizer_rules *rules,
                   const char *path, cf_err *err)
 {
-    static const cf_tokenizer_rule none = {.names = ""};
     static const char prefix[] = "word-split-";
     const json_t *split = json_object_get(root, "word_split"), *size;
     const json_t *pattern = json_object_get(root, "pat_str");
@@ -86,11 +85,9 @@ int tok_list_read(cf_tokenizer *tok, const json_t *root, const cf_tokenizer_rule
         return CF_FAIL(err, CF_EFORMAT, "%s: word_split is not a name", path);
     snprintf(name, sizeof name, "%s%s", prefix, json_string_value(split));
     rule = own.patterns[0] ? &own : tok_rule_find(rules, name, strlen(name));
-    if (!rule) {
-        tok_rule_refuse(tok, rules, path, "word_split", prefix, json_string_value(split),
-                        json_string_length(split));
-        rule = &none;
-    }
+    if (!rule)
+        rule = tok_rule_refuse(tok, rules, path, "word_split", prefix, json_string_value(split),
+                               json_string_length(split));
     CF_TRY(list_read(tok, root, "regular_tokens", false, path, err));
     CF_TRY(tok_ranks_finish(tok, rule, path, err));
     CF_TRY(list_read(tok, root, "special_tokens", true, path, err));

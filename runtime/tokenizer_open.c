@@ -153,16 +153,13 @@ int cf_tokenizer_parse_ranks(const char *text, size_t bytes, const char *rule,
                              const cf_tokenizer_rules *rules, const char *path, cf_tokenizer **out,
                              cf_err *err)
 {
-    static const cf_tokenizer_rule none = {.names = ""};
     const cf_tokenizer_rule *found = tok_rule_find(rules, rule, strlen(rule));
     *out = NULL;
     cf_tokenizer *tok = make(bytes, path, err);
     if (!tok)
         return bytes > TOK_FILE_BYTES_MAX ? CF_ELIMIT : -ENOMEM;
-    if (!found) {
-        tok_rule_refuse(tok, rules, path, "a rank file split like", "", rule, strlen(rule));
-        found = &none;
-    }
+    if (!found)
+        found = tok_rule_refuse(tok, rules, path, "a rank file split like", "", rule, strlen(rule));
     return give(tok, tok_tiktoken_read(tok, text, bytes, found, path, err), out, err);
 }
 

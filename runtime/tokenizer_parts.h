@@ -84,9 +84,10 @@ const cf_tokenizer_rule *tok_rule_find(const cf_tokenizer_rules *rules, const ch
                                        size_t n);
 
 /* No such rule: the tokenizer will not encode, and says why. prefix: of the names that rules have
- * for what `name` is one of; the file's own are without it. */
-void tok_rule_refuse(cf_tokenizer *tok, const cf_tokenizer_rules *rules, const char *path,
-                     const char *what, const char *prefix, const char *name, size_t n);
+ * for what `name` is one of; the file's own are without it. Returns the rule that splits nothing. */
+const cf_tokenizer_rule *tok_rule_refuse(cf_tokenizer *tok, const cf_tokenizer_rules *rules,
+                                         const char *path, const char *what, const char *prefix,
+                                         const char *name, size_t n);
 /* How SentencePiece normalises; map: its table, or no bytes. */
 int tok_spaces_set(cf_tokenizer *tok, const uint8_t *map, size_t map_bytes, bool space_first,
                    bool spaces_apart, const char *path, cf_err *err);

@@ -128,22 +128,24 @@ fail:
     return rc;
 }
 
-/* Which layers have an index of their own follows from the tensors. */
-static int index_types_set(cf_gguf_source *s, cf_err *err)
+/* A list of what each layer is, by whether it has a tensor; the first `surely` layers are taken to
+ * have it. */
+static int layers_set(cf_gguf_source *s, const char *key, const char *tensor, uint32_t surely,
+                      const char *with, const char *without, cf_err *err)
 {
-    json_t *types = json_array();
+    json_t *kinds = json_array();
     for (uint32_t i = 0; i < s->layers; i++) {
-        bool own = cf_source_tensor(s, i, "indexer.attn_k.weight") >= 0;
-        json_array_append_new(types, json_string(own || i == 0 ? "full" : "shared"));
+        bool has = i < surely || cf_source_tensor(s, i, tensor) >= 0;
+        json_array_append_new(kinds, json_string(has ? with : without));
     }
-    return cf_source_set(s, "indexer_types", types, err);
+    return cf_source_set(s, key, kinds, err);
 }
 
 int cf_gguf_dsa(cf_gguf_source *s, cf_err *err)
 {
     int rc = cf_gguf_latent(s, err);
     if (rc == 0)
-        rc = index_types_set(s, err);
+        rc = layers_set(s, "indexer_types", "indexer.attn_k.weight", 1, "full", "shared", err);
     return rc < 0 ? rc : gating_only(s, GATING_SIGMOID, err);
 }
 
@@ -173,18 +175,6 @@ int cf_gguf_glm4(cf_gguf_source *s, cf_err *err)
     return rc < 0 ? rc : rotary_fraction(s, err);
 }
 
-/* Which layers keep a state follows from the tensors: converters have written an interval, a list of
- * all layers, and both. */
-static int layer_types_set(cf_gguf_source *s, cf_err *err)
-{
-    json_t *types = json_array();
-    for (uint32_t i = 0; i < s->layers; i++) {
-        bool state = cf_source_tensor(s, i, "ssm_out.weight") >= 0;
-        json_array_append_new(types, json_string(state ? "linear_attention" : "full_attention"));
-    }
-    return cf_source_set(s, "layer_types", types, err);
-}
-
 /* The values' width is that of all heads together. */
 int cf_gguf_delta(cf_gguf_source *s, cf_err *err)
 {
@@ -198,7 +188,9 @@ int cf_gguf_delta(cf_gguf_source *s, cf_err *err)
                        "%s: \"%s.ssm.inner_size\" is %u, not divided by \"ssm.time_step_rank\" %u",
                        s->path, s->arch->name, all, heads);
     CF_TRY(cf_source_set(s, "linear_value_head_dim", json_integer(all / heads), err));
-    CF_TRY(layer_types_set(s, err));
+    /* Converters have written an interval, a list of all layers, and both: the tensors tell. */
+    CF_TRY(layers_set(s, "layer_types", "ssm_out.weight", 0, "linear_attention", "full_attention",
+                      err));
     return rotary_fraction(s, err);
 fail:
     return rc;

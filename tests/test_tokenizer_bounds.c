@@ -523,6 +523,18 @@ static void put_words(tok_buf *b, const char *key, uint32_t type, const void *wo
         exit(1);
 }
 
+/* A GGUF file of no tensors and n_keys keys, of which the first is said: the vocabulary's model. */
+static void vocabulary_begin(tok_buf *file, uint64_t n_keys, const char *model)
+{
+    put(file, "GGUF");
+    put_number(file, 3, 4);
+    put_number(file, 0, 8); /* tensors */
+    put_number(file, n_keys, 8);
+    put_string(file, "tokenizer.ggml.model");
+    put_number(file, 8, 4);
+    put_string(file, model);
+}
+
 /* A user-defined token that is a part of a character, the last byte of all texts: nothing is read
  * behind it (the sanitizer sees it), and no character is cut in two. */
 static void half_a_character(void)
@@ -536,13 +548,7 @@ static void half_a_character(void)
     cf_gguf *meta = NULL;
     cf_tokenizer *tok = NULL;
     cf_err err = {0};
-    put(&file, "GGUF");
-    put_number(&file, 3, 4);
-    put_number(&file, 0, 8); /* tensors */
-    put_number(&file, 4, 8);
-    put_string(&file, "tokenizer.ggml.model");
-    put_number(&file, 8, 4);
-    put_string(&file, "t5");
+    vocabulary_begin(&file, 4, "t5");
     put_texts(&file, "tokenizer.ggml.tokens", tokens, 5);
     put_words(&file, "tokenizer.ggml.token_type", 5, types, 5);
     put_words(&file, "tokenizer.ggml.scores", 6, scores, 5);
@@ -575,13 +581,7 @@ static void merges_of_a_gguf(void)
     cf_gguf *meta = NULL;
     cf_tokenizer *tok = NULL;
     cf_err err = {0};
-    put(&file, "GGUF");
-    put_number(&file, 3, 4);
-    put_number(&file, 0, 8); /* tensors */
-    put_number(&file, 3, 8);
-    put_string(&file, "tokenizer.ggml.model");
-    put_number(&file, 8, 4);
-    put_string(&file, "gpt2");
+    vocabulary_begin(&file, 3, "gpt2");
     put_texts(&file, "tokenizer.ggml.tokens", tokens, 3);
     put_texts(&file, "tokenizer.ggml.merges", merges, 2);
     int rc = cf_gguf_parse(&cat, &meta, 0, "g", (const uint8_t *)file.data, file.n, file.n, &err);

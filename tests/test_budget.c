@@ -21,6 +21,7 @@
 #include "gpu/vulkan/vk.h"
 #include "runtime/base/align.h"
 #include "tests/check.h"
+#include "tests/support/devices.h"
 #include "tests/support/oracle.h"
 #include "tests/support/sized.h"
 
@@ -575,20 +576,14 @@ int main(int argc, char **argv)
         prompt = oracle_load(DEMO);
         return prompt ? child_main(argv + 2) : 1;
     }
-    cf_gpu_info infos[16];
-    char why[1024], text[32];
-    int n = cf_gpu_list(infos, 16, why, sizeof why);
-    for (int i = 0; i < n; i++) {
-        bool ref = strcmp(infos[i].backend, "ref") == 0;
-        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
-            continue;
-        snprintf(text, sizeof text, "%.15s:%d", infos[i].backend, infos[i].index);
-        device = text;
-        model_run(DEMO, ref, true);
-        if (ref)
-            model_run("tests/fixtures/models/longcat_ngram", ref, false);
-        if (ref) /* outer scales of weights and records, six extents to a record */
-            model_run("tests/fixtures/models/deepseek_v3_fp8", ref, false);
+    devices d = {.only = devices_only(argc, argv)};
+    while (devices_next(&d)) {
+        device = d.name;
+        model_run(DEMO, d.ref, true);
+        if (d.ref)
+            model_run("tests/fixtures/models/longcat_ngram", d.ref, false);
+        if (d.ref) /* outer scales of weights and records, six extents to a record */
+            model_run("tests/fixtures/models/deepseek_v3_fp8", d.ref, false);
     }
     return check_done();
 }

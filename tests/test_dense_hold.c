@@ -14,6 +14,7 @@
 #include "runtime/base/align.h"
 #include "runtime/base/log.h"
 #include "tests/check.h"
+#include "tests/support/devices.h"
 #include "tests/support/reoffset.h"
 #include "tests/support/sized.h"
 #include "tests/support/tmpfiles.h"
@@ -637,9 +638,7 @@ static void device_run(bool ref)
 
 int main(int argc, char **argv)
 {
-    cf_gpu_info infos[16];
-    char why[1024], text[32];
-    int n = cf_gpu_list(infos, 16, why, sizeof why);
+    devices d = {.only = devices_only(argc, argv)};
     cf_log_level_set(CF_LOG_QUIET); /* each engine here says that it streams */
     tmp_dir_init(&tmp);
     in_short = argc > 2 && strcmp(argv[2], "short") == 0;
@@ -647,12 +646,9 @@ int main(int argc, char **argv)
         RUN(test_choice);
         RUN(test_plan);
     }
-    for (int i = 0; i < n; i++) {
-        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
-            continue;
-        snprintf(text, sizeof text, "%.15s:%d", infos[i].backend, infos[i].index);
-        device = text;
-        device_run(strcmp(infos[i].backend, "ref") == 0);
+    while (devices_next(&d)) {
+        device = d.name;
+        device_run(d.ref);
     }
     tmp_dir_finish(&tmp);
     return check_done();

@@ -8,6 +8,7 @@
 #include "gpu/gpu.h"
 #include "runtime/engine.h"
 #include "tests/check.h"
+#include "tests/support/devices.h"
 #include "tests/support/sized.h"
 
 static const char dir[] = "tests/fixtures/models/switch_transformers";
@@ -313,27 +314,22 @@ static void refusals_name_the_number(void)
 
 int main(int argc, char **argv)
 {
-    cf_gpu_info infos[16];
-    char why[1024], name[96];
-    int n = cf_gpu_list(infos, 16, why, sizeof why);
+    devices d = {.only = devices_only(argc, argv)};
+    char name[96];
     want_read();
-    for (int i = 0; i < n; i++) {
-        char text[32];
-        snprintf(text, sizeof text, "%.15s:%d", infos[i].backend, infos[i].index);
-        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
-            continue;
-        device = text;
-        snprintf(name, sizeof name, "%s decoder at once", text);
+    while (devices_next(&d)) {
+        device = d.name;
+        snprintf(name, sizeof name, "%s decoder at once", d.name);
         RUN_NAMED(name, run_one("f32", 64, 2e-3, true));
-        snprintf(name, sizeof name, "%s decoder in chunks of 5", text);
+        snprintf(name, sizeof name, "%s decoder in chunks of 5", d.name);
         RUN_NAMED(name, run_one("f32", 5, 2e-3, true));
-        snprintf(name, sizeof name, "%s decoder token by token", text);
+        snprintf(name, sizeof name, "%s decoder token by token", d.name);
         RUN_NAMED(name, run_one("f32", 1, 2e-3, true));
-        snprintf(name, sizeof name, "%s f16 cache", text);
+        snprintf(name, sizeof name, "%s f16 cache", d.name);
         RUN_NAMED(name, run_one("f16", 64, 2e-2, false));
-        snprintf(name, sizeof name, "%s three cache sizes", text);
+        snprintf(name, sizeof name, "%s three cache sizes", d.name);
         RUN_NAMED(name, same_at_three_sizes());
-        snprintf(name, sizeof name, "%s refusals name the number", text);
+        snprintf(name, sizeof name, "%s refusals name the number", d.name);
         RUN_NAMED(name, refusals_name_the_number());
     }
     free(want.in.hidden);

@@ -11,6 +11,7 @@
 #include "models/family.h"
 #include "storage/gguf.h"
 #include "tests/check.h"
+#include "tests/support/devices.h"
 #include "tests/support/oracle.h"
 #include "tests/support/sized.h"
 #include "tests/support/tmpfiles.h"
@@ -532,17 +533,12 @@ static void commands(const char *self)
 
 int main(int argc, char **argv)
 {
-    cf_gpu_info infos[16];
-    char why[1024];
-    int n = cf_gpu_list(infos, 16, why, sizeof why);
-    for (int i = 0; i < n; i++) {
-        char device[32], name[160];
-        snprintf(device, sizeof device, "%.15s:%d", infos[i].backend, infos[i].index);
-        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
-            continue;
+    devices d = {.only = devices_only(argc, argv)};
+    while (devices_next(&d)) {
+        char name[160];
         for (int k = 0; k < N_FILES; k++) {
-            snprintf(name, sizeof name, "%s %s", device, files[k].stem);
-            RUN_NAMED(name, numbers(&files[k], device));
+            snprintf(name, sizeof name, "%s %s", d.name, files[k].stem);
+            RUN_NAMED(name, numbers(&files[k], d.name));
         }
     }
     for (int k = 0; k < N_FILES - 1; k++) { /* but the split one: its parts name each other */

@@ -8,6 +8,7 @@
  *
  *     test_identity [BACKEND [short]]     short: a few ways of each kind, for slow builds */
 #include "tests/check.h"
+#include "tests/support/devices.h"
 #include "tests/support/oracle.h"
 #include "tests/support/reoffset.h"
 #include "tests/support/sized.h"
@@ -283,20 +284,15 @@ static void model_run(const char *dir, bool small, const tmp_dir *tmp)
 
 int main(int argc, char **argv)
 {
-    cf_gpu_info infos[16];
-    char why[1024], text[32];
-    int n = cf_gpu_list(infos, 16, why, sizeof why);
+    devices d = {.only = devices_only(argc, argv)};
     tmp_dir tmp;
     tmp_dir_init(&tmp);
     in_short = argc > 2 && strcmp(argv[2], "short") == 0;
-    for (int i = 0; i < n; i++) {
-        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
-            continue;
-        snprintf(text, sizeof text, "%.15s:%d", infos[i].backend, infos[i].index);
-        device = text;
+    while (devices_next(&d)) {
+        device = d.name;
         model_run("tests/fixtures/models/longcat_flash", true, &tmp);
         model_run("tests/fixtures/models/longcat_ngram", true, &tmp);
-        if (strcmp(infos[i].backend, "ref") == 0) { /* records of six extents */
+        if (d.ref) { /* records of six extents */
             model_run("tests/fixtures/models/deepseek_v3_fp8", false, &tmp);
             model_run("tests/fixtures/models/gpt_oss", false, &tmp);
         }

@@ -7,6 +7,7 @@
 #include "runtime/engine.h"
 #include "storage/safetensors.h"
 #include "tests/check.h"
+#include "tests/support/devices.h"
 #include "tests/support/oracle.h"
 
 #define MODELS "tests/fixtures/models/"
@@ -216,14 +217,10 @@ static void refused(void)
 
 int main(int argc, char **argv)
 {
-    cf_gpu_info infos[16];
-    char why[1024], text[32], name[100];
-    int n = cf_gpu_list(infos, 16, why, sizeof why);
-    for (int i = 0; i < n; i++) {
-        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
-            continue;
-        snprintf(text, sizeof text, "%.15s:%d", infos[i].backend, infos[i].index);
-        device = text;
+    devices d = {.only = devices_only(argc, argv)};
+    char name[100];
+    while (devices_next(&d)) {
+        device = d.name;
         snprintf(name, sizeof name, "%s latents", device);
         RUN_NAMED(name, latents());
         snprintf(name, sizeof name, "%s grouped heads", device);

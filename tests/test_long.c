@@ -6,6 +6,7 @@
 #include "models/family.h"
 #include "runtime/base/rng.h"
 #include "tests/check.h"
+#include "tests/support/devices.h"
 #include "tests/support/sized.h"
 
 #define MODELS "tests/fixtures/models/"
@@ -176,22 +177,18 @@ static void in_chunks(int i, const char *device, uint32_t chunk, uint32_t step)
 
 int main(int argc, char **argv)
 {
-    cf_gpu_info infos[16];
-    char why[1024], device[32], name[200];
+    devices d = {.only = devices_only(argc, argv)};
+    char name[200];
     RUN(memory_is_linear);
     for (int i = 0; i < MODELS_N; i++) {
         snprintf(name, sizeof name, "ref:0 %s token by token", strrchr(checkpoints[i], '/') + 1);
         RUN_NAMED(name, token_by_token(i));
     }
-    int n = cf_gpu_list(infos, 16, why, sizeof why);
-    for (int d = 0; d < n; d++) {
-        if (argc > 1 && strcmp(argv[1], infos[d].backend) != 0)
-            continue;
-        snprintf(device, sizeof device, "%.15s:%d", infos[d].backend, infos[d].index);
+    while (devices_next(&d)) {
         for (int i = 0; i < MODELS_N; i++) {
-            snprintf(name, sizeof name, "%s %s in chunks", device,
+            snprintf(name, sizeof name, "%s %s in chunks", d.name,
                      strrchr(checkpoints[i], '/') + 1);
-            RUN_NAMED(name, in_chunks(i, device, i % 2 ? 97 : 256, i % 2 ? 1 : TAIL));
+            RUN_NAMED(name, in_chunks(i, d.name, i % 2 ? 97 : 256, i % 2 ? 1 : TAIL));
         }
     }
     return check_done();

@@ -4,6 +4,7 @@
  * pipelines compile once. The encoder with a decoder is test_encoder's. */
 #include "gpu/gpu.h"
 #include "tests/check.h"
+#include "tests/support/devices.h"
 #include "tests/support/oracle.h"
 #include "tests/support/sized.h"
 
@@ -173,15 +174,9 @@ static void run_checkpoint(const char *dir)
 
 int main(int argc, char **argv)
 {
-    cf_gpu_info infos[16];
-    char why[1024];
-    int n = cf_gpu_list(infos, 16, why, sizeof why);
-    for (int i = 0; i < n; i++) {
-        char text[32];
-        snprintf(text, sizeof text, "%.15s:%d", infos[i].backend, infos[i].index);
-        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
-            continue;
-        device = text;
+    devices d = {.only = devices_only(argc, argv)};
+    while (devices_next(&d)) {
+        device = d.name;
         for (size_t c = 0; c < sizeof checkpoints / sizeof *checkpoints; c++)
             run_checkpoint(checkpoints[c]);
     }

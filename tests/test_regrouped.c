@@ -19,6 +19,7 @@
 #include "storage/safetensors.h"
 #include "storage/safetensors_write.h"
 #include "tests/check.h"
+#include "tests/support/devices.h"
 #include "tests/support/oracle.h"
 #include "tests/support/tmpfiles.h"
 
@@ -248,8 +249,8 @@ static void what_is_left_out(const char *dir)
 
 int main(int argc, char **argv)
 {
-    cf_gpu_info infos[16];
-    char why[1024], device[32], dir[300], name[96];
+    devices d = {.only = devices_only(argc, argv)};
+    char dir[300], name[96];
     tmp_dir tmp;
     tmp_dir_init(&tmp);
     snprintf(dir, sizeof dir, "%s", tmp_path(&tmp, "inside"));
@@ -257,16 +258,12 @@ int main(int argc, char **argv)
     oracle *o = oracle_load(from);
     must(o);
     RUN_NAMED("what is left out", what_is_left_out(dir));
-    int n = cf_gpu_list(infos, 16, why, sizeof why);
-    for (int i = 0; i < n; i++) {
-        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
-            continue;
-        snprintf(device, sizeof device, "%.15s:%d", infos[i].backend, infos[i].index);
-        snprintf(name, sizeof name, "%s projections one by one, fused experts", device);
+    while (devices_next(&d)) {
+        snprintf(name, sizeof name, "%s projections one by one, fused experts", d.name);
         uint64_t vram = 0;
-        RUN_NAMED(name, numbers(dir, device, o, &vram));
-        snprintf(name, sizeof name, "%s streamed, with the least budget", device);
-        RUN_NAMED(name, numbers(dir, device, o, &vram));
+        RUN_NAMED(name, numbers(dir, d.name, o, &vram));
+        snprintf(name, sizeof name, "%s streamed, with the least budget", d.name);
+        RUN_NAMED(name, numbers(dir, d.name, o, &vram));
     }
     oracle_free(o);
     tmp_dir_finish(&tmp);

@@ -23,6 +23,7 @@
 #include "storage/safetensors_slices.h"
 #include "tests/check.h"
 #include "tests/support/cli.h"
+#include "tests/support/devices.h"
 #include "tests/support/oracle.h"
 #include "tests/support/sized.h"
 
@@ -837,8 +838,8 @@ static void what_is_not_joined(void)
 
 int main(int argc, char **argv)
 {
-    cf_gpu_info infos[16];
-    char why[1024], device[32], dir[300];
+    devices d = {.only = devices_only(argc, argv)};
+    char dir[300];
     if (!cli_begin(&tmp))
         return 77;
     oracle *o = oracle_load(fixture);
@@ -848,13 +849,8 @@ int main(int argc, char **argv)
     RUN(turned);
     RUN(joined);
     RUN(ranks_by_name);
-    int devices = cf_gpu_list(infos, 16, why, sizeof why);
-    for (int i = 0; i < devices; i++) {
-        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
-            continue;
-        snprintf(device, sizeof device, "%.15s:%d", infos[i].backend, infos[i].index);
-        on_device(o, dir, device, strcmp(infos[i].backend, "ref") == 0);
-    }
+    while (devices_next(&d))
+        on_device(o, dir, d.name, d.ref);
     RUN_NAMED("dense_streamed_beside", dense_streamed_beside(o, dir));
     RUN_NAMED("other_cuts", other_cuts(o));
     RUN_NAMED("one_rank", one_rank(o));

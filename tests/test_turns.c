@@ -9,6 +9,7 @@
 
 #include "gpu/gpu.h"
 #include "tests/check.h"
+#include "tests/support/devices.h"
 #include "tests/support/oracle.h"
 #include "tests/support/sized.h"
 
@@ -189,14 +190,9 @@ static void device_run(void)
 
 int main(int argc, char **argv)
 {
-    cf_gpu_info infos[16];
-    char why[1024], text[32];
-    int n = cf_gpu_list(infos, 16, why, sizeof why);
-    for (int i = 0; i < n; i++) {
-        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
-            continue;
-        snprintf(text, sizeof text, "%.15s:%d", infos[i].backend, infos[i].index);
-        device = text;
+    devices d = {.only = devices_only(argc, argv)};
+    while (devices_next(&d)) {
+        device = d.name;
         device_run();
     }
     return check_done();

@@ -12,6 +12,7 @@
 
 #include "gpu/ops.h"
 #include "tests/check.h"
+#include "tests/support/devices.h"
 #include "tests/support/oracle.h"
 #include "tests/support/sized.h"
 
@@ -408,15 +409,10 @@ static void device_run(bool ref)
 
 int main(int argc, char **argv)
 {
-    cf_gpu_info infos[16];
-    char why[1024], text[32];
-    int n = cf_gpu_list(infos, 16, why, sizeof why);
-    for (int i = 0; i < n; i++) {
-        if (argc > 1 && strcmp(argv[1], infos[i].backend) != 0)
-            continue;
-        snprintf(text, sizeof text, "%.15s:%d", infos[i].backend, infos[i].index);
-        device = text;
-        device_run(strcmp(infos[i].backend, "ref") == 0);
+    devices d = {.only = devices_only(argc, argv)};
+    while (devices_next(&d)) {
+        device = d.name;
+        device_run(d.ref);
     }
     return check_done();
 }
